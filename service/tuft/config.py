@@ -1,0 +1,209 @@
+"""What models.yaml may say. Unknown keys are errors that name the key.
+
+Workers and the api get the resolved configuration as JSON from the supervisor, so a value
+is read and checked in one place only.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Literal, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from tuft.errors import ConfigError
+from tuft.persistence import PersistenceConfig
+
+
+class Section(BaseModel):
+    """Base of all sections: closed and immutable."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+
+class ModelConfig(Section):
+    """One base model.
+
+    `model_path` is a folder, a hub name or a .gguf file. `max_model_len` None takes what the
+    model's own configuration says.
+    """
+
+    model_name: str = Field(min_length=1)
+    model_path: str = Field(min_length=1)
+    max_model_len: int | None = Field(default=None, ge=8)
+    tensor_parallel_size: int = Field(default=1, ge=1)
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """auto: float32 on CPU, bfloat16 on GPU. Adapters are float32 either way."""
+    lora_alpha: float = Field(default=32.0, gt=0)
+    resolved_folder: Path | None = None
+    """Set by the supervisor: the folder that the model was prepared into."""
+
+    @field_validator("tensor_parallel_size")
+    @classmethod
+    def _one_only(cls, value: int) -> int:
+        if value != 1:
+            raise ValueError("the transformers sampler serves tensor_parallel_size 1 only")
+        return value
+
+    @field_validator("model_path")
+    @classmethod
+    def _path_exists(cls, value: str) -> str:
+        path = os.path.expanduser(value)
+        looks_local = path.startswith((".", os.sep)) or path.endswith(".gguf")
+        looks_local = looks_local or path.count("/") > 1
+        if looks_local and not os.path.exists(path):
+            raise ValueError(f"{value!r} does not exist; give a folder, a hub name or a .gguf file")
+        return path if os.path.exists(path) else value
+
+
+class ObjectStoreConfig(Section):
+    """Where checkpoints, snapshots and large payloads are kept.
+
+    Credentials of S3 come from `access_key`/`secret_key`, or from the environment variables
+    AWS_ACCESS_KEY_ID / AWS_SECRET_ACCESS_KEY, or MINIO_ACCESS_KEY / MINIO_SECRET_KEY.
+    """
+
+    kind: Literal["local", "s3"] = "local"
+    path: Path | None = None
+    endpoint: str | None = None
+    """host:port, without a scheme."""
+    bucket: str | None = None
+    prefix: str = ""
+    region: str | None = None
+    secure: bool = True
+    access_key: str | None = None
+    secret_key: str | None = None
+
+    @model_validator(mode="after")
+    def _kind_and_keys_fit(self) -> Self:
+        if self.kind == "s3" and not (self.endpoint and self.bucket):
+            raise ValueError("object_store.kind s3 needs endpoint (host:port) and bucket")
+        if self.endpoint and "://" in self.endpoint:
+            raise ValueError(
+                f"object_store.endpoint {self.endpoint!r} must be host:port; "
+                "choose http or https by `secure`"
+            )
+        return self
+
+
+class ApiKeyConfig(Section):
+    """An API key and the tenant that owns it. Keys begin with `tml-` (the SDK wants it)."""
+
+    key: str = Field(min_length=8)
+    tenant: str = Field(min_length=1, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+
+    @field_validator("key")
+    @classmethod
+    def _prefix(cls, value: str) -> str:
+        if not value.startswith("tml-"):
+            raise ValueError("API keys begin with 'tml-': the Tinker SDK refuses others")
+        return value
+
+
+class TrainerConfig(Section):
+    ranks: int = Field(default=1, ge=1)
+    """Processes (DeepSpeed ranks) per base model; rows are sharded over them."""
+    max_lora_rank: int = Field(default=64, ge=1)
+    max_resident_adapters: int = Field(default=32, ge=1)
+    """Training runs kept in memory; older idle ones are snapshotted and come back by themselves."""
+    max_training_runs: int = Field(default=10_000, ge=1)
+    """Live training runs a tenant may have."""
+    micro_batch_tokens: int = Field(default=1024, ge=1)
+    """Tokens (padding included) in one forward and backward pass."""
+    snapshot_every_tokens: int = Field(default=20_000, ge=1)
+    """A snapshot is taken at the first optim_step after this many tokens were trained."""
+    threads: int | None = Field(default=None, ge=1)
+    """CPU threads of each rank; None shares the machine's cores between trainer ranks."""
+
+
+class SamplerConfig(Section):
+    engine: Literal["transformers"] = "transformers"
+    max_running_sequences: int = Field(default=64, ge=1)
+    """Sequences decoded together in one continuous batch."""
+    max_resident_adapters: int = Field(default=16, ge=1)
+    threads: int | None = Field(default=None, ge=1)
+
+
+class LimitsConfig(Section):
+    max_request_bytes: int = Field(default=64 * 1024 * 1024, ge=1024)
+    max_decompressed_bytes: int = Field(default=256 * 1024 * 1024, ge=1024)
+    max_pending_operations: int = Field(default=512, ge=1)
+    """Per training run; more get 429."""
+    max_pending_samples: int = Field(default=4096, ge=1)
+    """Per base model; more get 429."""
+    max_datums: int = Field(default=4096, ge=1)
+    max_num_samples: int = Field(default=256, ge=1)
+    inline_payload_bytes: int = Field(default=64 * 1024, ge=0)
+    """Larger payloads and results go to the object store."""
+    result_ttl_s: float = Field(default=3600, gt=0)
+    gap_timeout_s: float = Field(default=330, gt=0)
+    """Last resort on a seq_id that never arrives: longer than the SDK's five minutes of retries."""
+    long_poll_s: float = Field(default=25, gt=0, le=40)
+
+
+class ServiceConfig(Section):
+    """The whole of models.yaml."""
+
+    supported_models: list[ModelConfig] = Field(min_length=1)
+    persistence: PersistenceConfig = PersistenceConfig()
+    object_store: ObjectStoreConfig = ObjectStoreConfig()
+    api_keys: list[ApiKeyConfig] = []
+    """None configured: the service binds 127.0.0.1 only, any tml- key is one local tenant."""
+    trainer: TrainerConfig = TrainerConfig()
+    sampler: SamplerConfig = SamplerConfig()
+    limits: LimitsConfig = LimitsConfig()
+
+    @model_validator(mode="after")
+    def _names_are_unique(self) -> Self:
+        for what, names in (
+            ("supported_models: model_name", [m.model_name for m in self.supported_models]),
+            ("api_keys: key", [k.key for k in self.api_keys]),
+        ):
+            twice = sorted({name for name in names if names.count(name) > 1})
+            if twice:
+                shown = [name[:8] + "…" for name in twice] if "key" in what else twice
+                raise ValueError(f"{what} given twice: {', '.join(shown)}")
+        return self
+
+    def model(self, name: str) -> ModelConfig:
+        """The entry of a base model; KeyError where there is none."""
+        for entry in self.supported_models:
+            if entry.model_name == name:
+                return entry
+        raise KeyError(name)
+
+
+def load_config(path: Path) -> ServiceConfig:
+    """Read and check a models.yaml.
+
+    Raises:
+        ConfigError: with file, key and what would be right.
+    """
+    try:
+        text = path.read_text()
+    except OSError as error:
+        raise ConfigError(f"can't read the configuration {path}: {error.strerror}") from error
+    try:
+        data = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path} is not valid YAML: {error}") from error
+    if not isinstance(data, dict):
+        raise ConfigError(f"{path} must be a mapping with the key supported_models")
+    try:
+        return ServiceConfig.model_validate(data)
+    except ValidationError as error:
+        raise ConfigError(f"{path} is not a valid configuration:\n{describe(error)}") from error
+
+
+def describe(error: ValidationError) -> str:
+    """One line a problem: where it is and what would be right."""
+    lines = []
+    for item in error.errors():
+        where = ".".join(str(part) for part in item["loc"]) or "(top level)"
+        message = item["msg"].removeprefix("Value error, ")
+        if item["type"] == "extra_forbidden":
+            message = "unknown key"
+        lines.append(f"  {where}: {message}")
+    return "\n".join(lines)

@@ -1,0 +1,1 @@
+"""Records and operations that cross process borders, and the codec of the wire."""
