@@ -19,10 +19,11 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 STAMP := .venv/.installed
 
-.PHONY: install demo test test-all check bench clean preflight
+.PHONY: install demo test test-all check bench clean preflight torch-hint
 install: $(STAMP)
 
-$(STAMP): pyproject.toml constraints.txt | preflight
+$(STAMP): pyproject.toml constraints.txt
+	@$(MAKE) --no-print-directory -s preflight
 	@test -x $(BIN)/python || "$(PYTHON)" -m venv .venv
 	@echo "Installing into .venv: some minutes the first time"
 	@$(PIP) install -q -c constraints.txt pip setuptools wheel packaging
@@ -43,7 +44,6 @@ preflight:
 	@"$(PYTHON)" -c 'import ensurepip, venv' 2>/dev/null || { echo "$(PYTHON) cannot make virtual environments. On Debian and Ubuntu: apt install python3-venv"; exit 1; }
 	@test -x $(BIN)/python || $(MAKE) --no-print-directory -s torch-hint
 
-.PHONY: torch-hint
 torch-hint:
 	@free=$$(df -Pk . | awk 'NR==2 {print int($$4/1048576)}'); \
 	if [ "$$free" -lt 12 ]; then echo "Only $$free GB are free here: .venv takes 2 GB with a CPU build of torch, 8 GB with the CUDA build"; fi
