@@ -139,7 +139,7 @@ def encode_forward_backward_output(result: ForwardBackwardResult) -> bytes:
         start = end
     for name, value in result.metrics.items():
         message.metrics[name] = value
-    return message.SerializeToString()
+    return bytes(message.SerializeToString())
 
 
 def encode_sample_response(result: SampleResult) -> bytes:
@@ -158,7 +158,7 @@ def encode_sample_response(result: SampleResult) -> bytes:
         message.prompt_logprobs = prompt.tobytes()
     if result.topk_prompt is not None:
         _encode_topk(message.topk_prompt_logprobs, result.topk_prompt)
-    return message.SerializeToString()
+    return bytes(message.SerializeToString())
 
 
 def _encode_topk(

@@ -1,0 +1,175 @@
+"""What survives what: workers, the whole service, external stores."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+from pathlib import Path
+
+import psutil
+import pytest
+import tinker
+from tinker import types
+
+from tests.conftest import S3Server
+from tests.e2e.service import running, write_config
+from tests.e2e.test_sdk import ADAM, ROW, TIMEOUT, loss_of, train
+from tests.waiting import wait_until
+from tuft.supervisor.tree import free_port
+
+KEY = "tml-local-dev-key"
+
+
+def test_killed_workers_come_back_and_nothing_is_lost(
+    tmp_path: Path, tiny_model_folder: Path
+) -> None:
+    """Gradients that were accumulated before the kill count too."""
+    with running(tmp_path, write_config(tmp_path, tiny_model_folder)) as service:
+        client = tinker.ServiceClient(base_url=service.url, api_key=KEY)
+        killed, intact = (
+            client.create_lora_training_client(base_model="tiny", rank=4, seed=5).result(TIMEOUT)
+            for _ in range(2)
+        )
+        for run in (killed, intact):
+            train(run, steps=2)
+            run.forward_backward([ROW], "cross_entropy").result(timeout=TIMEOUT)
+        intact.optim_step(ADAM).result(timeout=TIMEOUT)
+        expected = loss_of(intact)
+        sampler = killed.save_weights_and_get_sampling_client().result(TIMEOUT)
+        prompt = types.ModelInput.from_ints([5, 6, 7])
+        before = sampler.compute_logprobs(prompt).result(timeout=TIMEOUT)
+        service.child("tuft.training").send_signal(signal.SIGKILL)
+        service.child("tuft.sampling").send_signal(signal.SIGKILL)
+        killed.optim_step(ADAM).result(timeout=TIMEOUT)
+        assert loss_of(killed) == expected
+        assert sampler.compute_logprobs(prompt).result(timeout=TIMEOUT) == before
+
+
+def test_file_redis_survives_a_kill_of_everything(tmp_path: Path, tiny_model_folder: Path) -> None:
+    config = write_config(
+        tmp_path,
+        tiny_model_folder,
+        persistence={"mode": "file_redis", "file_path": str(tmp_path / "state")},
+    )
+    port = free_port()
+    with running(tmp_path, config, port=port) as service:
+        client = tinker.ServiceClient(base_url=service.url, api_key=KEY)
+        training = client.create_lora_training_client(base_model="tiny", rank=4).result(TIMEOUT)
+        train(training, steps=2)
+        training.forward_backward([ROW], "cross_entropy").result(timeout=TIMEOUT)
+        tree = psutil.Process(service.process.pid).children(recursive=True)
+        service.process.kill()
+        # Children end with their supervisor, however it ended.
+        _gone, alive = psutil.wait_procs(tree, timeout=20)
+        assert not alive
+    with running(tmp_path, config, port=port):
+        # The same client object goes on, with the gradient from before the kill.
+        step = training.optim_step(ADAM).result(timeout=TIMEOUT)
+        assert step.metrics is not None
+        assert step.metrics["grad_norm"] > 0
+        loss_of(training)
+
+
+def test_disabled_keeps_checkpoints_over_a_restart(tmp_path: Path, tiny_model_folder: Path) -> None:
+    config = write_config(tmp_path, tiny_model_folder)
+    with running(tmp_path, config) as service:
+        client = tinker.ServiceClient(base_url=service.url, api_key=KEY)
+        training = client.create_lora_training_client(base_model="tiny", rank=4).result(TIMEOUT)
+        train(training, steps=2)
+        path = training.save_state("kept").result(timeout=TIMEOUT).path
+        expected = loss_of(training)
+    with running(tmp_path, config) as service:
+        client = tinker.ServiceClient(base_url=service.url, api_key=KEY)
+        rest = client.create_rest_client()
+        listed = rest.list_user_checkpoints().result(timeout=TIMEOUT).checkpoints
+        assert [checkpoint.tinker_path for checkpoint in listed] == [path]
+        resumed = client.create_training_client_from_state_with_optimizer(path).result(TIMEOUT)
+        assert loss_of(resumed) == expected
+
+
+def test_external_redis_and_s3(
+    tmp_path: Path, tiny_model_folder: Path, s3_server: S3Server, valkey_url: str
+) -> None:
+    """The configuration of a cluster: state in a shared server, checkpoints in S3."""
+    config = write_config(
+        tmp_path,
+        tiny_model_folder,
+        persistence={"mode": "redis_url", "redis_url": valkey_url},
+        object_store={
+            "kind": "s3",
+            "endpoint": s3_server.endpoint,
+            "bucket": "e2e",
+            "prefix": "team-a",
+            "secure": False,
+            "access_key": s3_server.access_key,
+            "secret_key": s3_server.secret_key,
+        },
+    )
+    with running(tmp_path, config) as service:
+        client = tinker.ServiceClient(base_url=service.url, api_key=KEY)
+        training = client.create_lora_training_client(base_model="tiny", rank=4).result(TIMEOUT)
+        train(training, steps=2)
+        path = training.save_state("in-s3").result(timeout=TIMEOUT).path
+        expected = loss_of(training)
+        resumed = client.create_training_client_from_state(path).result(TIMEOUT)
+        assert loss_of(resumed) == expected
+        assert not list(service.checkpoint_dir.rglob("*.safetensors"))
+
+
+def test_two_ranks_serve_like_one(tmp_path: Path, tiny_model_folder: Path) -> None:
+    losses = []
+    for ranks in (1, 2):
+        folder = tmp_path / str(ranks)
+        folder.mkdir()
+        config = write_config(folder, tiny_model_folder, trainer={"ranks": ranks})
+        with running(folder, config) as service:
+            client = tinker.ServiceClient(base_url=service.url, api_key=KEY)
+            training = client.create_lora_training_client(
+                base_model="tiny", rank=4, seed=11
+            ).result(TIMEOUT)
+            for _ in range(3):
+                training.forward_backward([ROW, ROW, ROW], "cross_entropy").result(timeout=TIMEOUT)
+                training.optim_step(ADAM).result(timeout=TIMEOUT)
+            losses.append(loss_of(training))
+    assert losses[1] == pytest.approx(losses[0], rel=1e-5)
+
+
+def test_a_port_in_use_is_told_at_once(tmp_path: Path, tiny_model_folder: Path) -> None:
+    config = write_config(tmp_path, tiny_model_folder)
+    with running(tmp_path, config) as service:
+        port = int(service.url.rsplit(":", 1)[1])
+        message = f"can't listen on 127.0.0.1:{port}"
+        with (
+            pytest.raises(RuntimeError, match=message),
+            running(tmp_path / "second", config, port=port),
+        ):
+            pass
+
+
+def test_a_model_that_is_none_is_told(tmp_path: Path) -> None:
+    empty = tmp_path / "no-model"
+    empty.mkdir()
+    config = write_config(tmp_path, empty)
+    with pytest.raises(RuntimeError, match="no-model"), running(tmp_path, config):
+        pass
+
+
+def test_stop_leaves_nothing_running(tmp_path: Path, tiny_model_folder: Path) -> None:
+    with running(tmp_path, write_config(tmp_path, tiny_model_folder)) as service:
+        tree = psutil.Process(service.process.pid).children(recursive=True)
+        assert len(tree) >= 4
+        assert service.stop() == 0
+        wait_until(lambda: not any(child.is_running() for child in tree), 10)
+
+
+def test_public_host_without_keys_is_refused(tmp_path: Path, tiny_model_folder: Path) -> None:
+    command = ["--host", "0.0.0.0", "--model-config"]
+    done = subprocess.run(
+        ["tuft", *command, str(write_config(tmp_path, tiny_model_folder))],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 78
+    assert "api_keys" in done.stderr
