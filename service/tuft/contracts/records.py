@@ -94,6 +94,10 @@ class CheckpointManifest(Record):
     created_at: float
     user_metadata: dict[str, str] = {}
     step_key: str | None = None
+    request_id: str | None = None
+    """The operation that wrote it: its replay finds its own work and not a duplicate name."""
+    folder: str = ""
+    """Subfolder of the files; "" is the manifest's own. An overwrite gets one of its own."""
     files: dict[str, CheckpointFile]
 
     @property

@@ -1,0 +1,289 @@
+"""Writing, reading and removing checkpoints.
+
+A checkpoint exists if and only if its `manifest.json` does. The manifest is written last and
+removed first, and a put is atomic, so a crash between leaves either the checkpoint or
+leftovers that no reader looks at; the next write or delete removes them.
+
+Nothing that exists is written over: where a folder is not empty (an overwrite, leftovers, or
+another writer that lost its lease and does not know it yet), the files go to a subfolder of
+their own, which the manifest names. The old checkpoint is whole until the new one is.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import logging
+import uuid
+from collections.abc import Iterable, Iterator, Mapping
+
+from pydantic import ValidationError
+
+from tuft.checkpoints.paths import KINDS, check_name, prefix_of
+from tuft.contracts.records import (
+    CheckpointFile,
+    CheckpointKind,
+    CheckpointManifest,
+    CheckpointRecord,
+    CheckpointSettings,
+)
+from tuft.errors import DamagedCheckpoint, InvalidRequest, LeaseLost, NotFound, TuftError
+from tuft.objects import ObjectStore
+
+log = logging.getLogger(__name__)
+
+MANIFEST = "manifest.json"
+SETTINGS = "settings.json"
+# A reader starts again when the checkpoint was overwritten under it.
+_READ_ATTEMPTS = 5
+# A writer writes again what another writer's tidying removed.
+_WRITE_ATTEMPTS = 3
+
+
+class Checkpoints:
+    """All checkpoints of an object store. A `prefix` is the object folder of one."""
+
+    def __init__(self, objects: ObjectStore) -> None:
+        self._objects = objects
+
+    @staticmethod
+    def prefix_of(run_id: str, kind: CheckpointKind, name: str) -> str:
+        """The object folder of `tinker://run_id/kind/name`."""
+        return prefix_of(run_id, kind, name)
+
+    def write(
+        self,
+        manifest: CheckpointManifest,
+        files: Mapping[str, bytes],
+        *,
+        prefix: str | None = None,
+        overwrite: bool = False,
+        settings: CheckpointSettings | None = None,
+    ) -> CheckpointRecord:
+        """Write files, then the manifest (its `files` and `folder` are filled in here).
+
+        Without `prefix`, the place follows from run, kind and name. An existing checkpoint
+        with the same `request_id` is the work of the same operation before a crash: it is
+        returned as it is.
+
+        Raises:
+            InvalidRequest: the name is malformed, or it exists and `overwrite` is not set.
+            StorageFull, Unavailable: nothing was written; an overwritten one is still whole.
+        """
+        if prefix is None:
+            check_name(manifest.name)
+            prefix = prefix_of(manifest.run.run_id, manifest.kind, manifest.name)
+        _check_file_names(files)
+        existing = self._existing(prefix, overwrite)
+        if existing is not None:
+            if manifest.request_id is not None and existing.request_id == manifest.request_id:
+                return self._record(prefix, existing)
+            if not overwrite:
+                raise InvalidRequest(
+                    f"checkpoint {existing.path} exists already; choose another name, "
+                    "or pass overwrite=true"
+                )
+        occupied = next(iter(self._objects.list(prefix)), None) is not None
+        manifest = manifest.model_copy(
+            update={
+                "folder": f"write-{uuid.uuid4().hex[:12]}" if occupied else "",
+                "files": {name: _describe(data) for name, data in sorted(files.items())},
+            }
+        )
+        record = CheckpointRecord(manifest=manifest, settings=settings or CheckpointSettings())
+        self._put(prefix, record, files)
+        return record
+
+    def manifest(self, prefix: str) -> CheckpointManifest:
+        """Raises NotFound, or DamagedCheckpoint where manifest.json can't be understood."""
+        try:
+            data = self._objects.get(f"{prefix}/{MANIFEST}")
+        except NotFound as error:
+            raise NotFound(f"there is no checkpoint at {prefix!r}") from error
+        try:
+            return CheckpointManifest.model_validate_json(data)
+        except ValidationError as error:
+            raise DamagedCheckpoint(
+                f"{prefix}/{MANIFEST} is damaged: it is not a manifest of this version ({error})"
+            ) from error
+
+    def record(self, prefix: str) -> CheckpointRecord:
+        """Manifest and settings. Raises as `manifest`."""
+        return self._record(prefix, self.manifest(prefix))
+
+    def read(
+        self, prefix: str, names: Iterable[str] | None = None
+    ) -> tuple[CheckpointManifest, dict[str, bytes]]:
+        """The manifest and its files (all, or those named), sizes and sha256 verified.
+
+        Raises:
+            NotFound: no such checkpoint, or it has no file of that name.
+            DamagedCheckpoint: names the file and what differs.
+        """
+        wanted = None if names is None else list(names)
+        manifest = self.manifest(prefix)
+        for _ in range(_READ_ATTEMPTS):
+            try:
+                return manifest, self._verified(prefix, manifest, wanted)
+            except DamagedCheckpoint:
+                current = self.manifest(prefix)
+                if current == manifest:
+                    raise
+                manifest = current
+        return manifest, self._verified(prefix, manifest, wanted)
+
+    def read_files(self, prefix: str, names: Iterable[str] | None = None) -> dict[str, bytes]:
+        """The files alone; see `read`."""
+        return self.read(prefix, names)[1]
+
+    def settings(self, prefix: str) -> CheckpointSettings:
+        """What may change after the write. Raises as `manifest`."""
+        return self.record(prefix).settings
+
+    def set_settings(self, prefix: str, settings: CheckpointSettings) -> CheckpointRecord:
+        """Replace the settings of an existing checkpoint. Raises as `manifest`."""
+        manifest = self.manifest(prefix)
+        self._objects.put(_place(prefix, manifest, SETTINGS), _json(settings))
+        return CheckpointRecord(manifest=manifest, settings=settings)
+
+    def delete(self, run_id: str, kind: CheckpointKind, name: str) -> None:
+        """Remove a checkpoint and leftovers; nothing happens where there is none."""
+        self.remove(prefix_of(run_id, kind, check_name(name)))
+
+    def remove(self, prefix: str) -> None:
+        """Remove the checkpoint at a prefix, the manifest first."""
+        self._objects.delete(f"{prefix}/{MANIFEST}")
+        self._objects.delete_prefix(prefix)
+
+    def scan(self) -> Iterator[CheckpointRecord]:
+        """All checkpoints that users own, by path; damaged ones are logged and left out."""
+        for info in self._objects.list("runs"):
+            parts = info.key.split("/")
+            if len(parts) != 5 or parts[2] not in KINDS or parts[4] != MANIFEST:
+                continue
+            prefix = info.key.removesuffix(f"/{MANIFEST}")
+            try:
+                record = self.record(prefix)
+            except NotFound:
+                continue  # deleted since it was listed
+            except DamagedCheckpoint as error:
+                # One damaged checkpoint must not keep a service from starting.
+                log.warning("left out of the index: %s", error.message)
+                continue
+            run_id = record.manifest.run.run_id
+            if prefix != prefix_of(run_id, record.manifest.kind, record.manifest.name):
+                log.warning("left out of the index: %s names %s", info.key, record.manifest.path)
+                continue
+            yield record
+
+    def _existing(self, prefix: str, overwrite: bool) -> CheckpointManifest | None:
+        try:
+            return self.manifest(prefix)
+        except NotFound:
+            return None
+        except DamagedCheckpoint:
+            if overwrite:
+                return None
+            raise
+
+    def _put(self, prefix: str, record: CheckpointRecord, files: Mapping[str, bytes]) -> None:
+        manifest = record.manifest
+        objects = {_place(prefix, manifest, name): data for name, data in files.items()}
+        if record.settings != CheckpointSettings():
+            objects[_place(prefix, manifest, SETTINGS)] = _json(record.settings)
+        try:
+            for key, data in objects.items():
+                self._objects.put(key, data)
+        except TuftError:
+            self._give_up(objects)
+            raise
+        # A failure from here on may have written the manifest all the same: nothing is undone.
+        self._objects.put(f"{prefix}/{MANIFEST}", _json(manifest))
+        for _ in range(_WRITE_ATTEMPTS):
+            there = {info.key for info in self._objects.list(prefix)}
+            missing = objects.keys() - there
+            if not missing:
+                break
+            for key in missing:
+                self._objects.put(key, objects[key])
+        else:
+            raise LeaseLost(f"another writer keeps removing what this one writes to {prefix}")
+        self._tidy(there - objects.keys() - {f"{prefix}/{MANIFEST}"})
+
+    def _give_up(self, keys: Iterable[str]) -> None:
+        # The write fails already; what can't be removed now, the next write or delete removes.
+        with contextlib.suppress(TuftError):
+            for key in keys:
+                self._objects.delete(key)
+
+    def _tidy(self, leftovers: Iterable[str]) -> None:
+        try:
+            for key in sorted(leftovers):
+                self._objects.delete(key)
+        except TuftError as error:
+            # The checkpoint is written and whole; the next write or delete tries again.
+            log.warning("leftovers of a checkpoint stay for now: %s", error.message)
+
+    def _record(self, prefix: str, manifest: CheckpointManifest) -> CheckpointRecord:
+        place = _place(prefix, manifest, SETTINGS)
+        try:
+            settings = CheckpointSettings.model_validate_json(self._objects.get(place))
+        except NotFound:
+            settings = CheckpointSettings()
+        except ValidationError as error:
+            raise DamagedCheckpoint(f"{place} is damaged: {error}") from error
+        return CheckpointRecord(manifest=manifest, settings=settings)
+
+    def _verified(
+        self, prefix: str, manifest: CheckpointManifest, names: list[str] | None
+    ) -> dict[str, bytes]:
+        result = {}
+        for name in manifest.files if names is None else names:
+            expected = manifest.files.get(name)
+            if expected is None:
+                raise NotFound(
+                    f"checkpoint {manifest.path} has no file {name!r}; "
+                    f"it has {', '.join(manifest.files)}"
+                )
+            place = _place(prefix, manifest, name)
+            try:
+                data = self._objects.get(place)
+            except NotFound as error:
+                raise DamagedCheckpoint(
+                    f"checkpoint {manifest.path} is damaged: {place} is missing"
+                ) from error
+            _verify(manifest.path, place, data, expected)
+            result[name] = data
+        return result
+
+
+def _place(prefix: str, manifest: CheckpointManifest, name: str) -> str:
+    return f"{prefix}/{manifest.folder}/{name}" if manifest.folder else f"{prefix}/{name}"
+
+
+def _describe(data: bytes) -> CheckpointFile:
+    return CheckpointFile(size=len(data), sha256=hashlib.sha256(data).hexdigest())
+
+
+def _verify(path: str, place: str, data: bytes, expected: CheckpointFile) -> None:
+    found = _describe(data)
+    if found.size != expected.size:
+        raise DamagedCheckpoint(
+            f"checkpoint {path} is damaged: {place} has {found.size} bytes, "
+            f"its manifest says {expected.size}"
+        )
+    if found.sha256 != expected.sha256:
+        raise DamagedCheckpoint(
+            f"checkpoint {path} is damaged: {place} has sha256 {found.sha256}, "
+            f"its manifest says {expected.sha256}"
+        )
+
+
+def _json(record: CheckpointManifest | CheckpointSettings) -> bytes:
+    return (record.model_dump_json(indent=1) + "\n").encode()
+
+
+def _check_file_names(files: Iterable[str]) -> None:
+    for name in files:
+        if "/" in name or name in (MANIFEST, SETTINGS):
+            raise ValueError(f"{name!r} can't be a file of a checkpoint")

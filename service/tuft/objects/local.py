@@ -1,0 +1,215 @@
+"""Objects as files of a folder, durable and atomic.
+
+A put writes a temporary file in `.tmp` of the same folder tree, syncs it, renames it to its
+place and syncs the folders above, so that a crash at any moment leaves the old object or
+the new one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import shutil
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+from tuft.errors import ConfigError, InvalidRequest, NotFound, StorageFull, TuftError, Unavailable
+from tuft.objects.base import ObjectInfo
+from tuft.objects.keys import check_key, check_prefix
+
+_TMP = ".tmp"
+# A temporary file that nobody wrote to for this long belongs to a process that died.
+_ABANDONED_S = 3600.0
+# A put can lose its new folder to a delete that tidies up an empty one; it makes it again.
+_FOLDER_ATTEMPTS = 100
+
+
+class LocalObjects:
+    """An ObjectStore in a folder, which is made where it is missing.
+
+    Raises:
+        ConfigError: the folder can't be made or written.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._root = Path(os.path.abspath(folder))
+        self._tmp = self._root / _TMP
+        try:
+            self._tmp.mkdir(parents=True, exist_ok=True)
+            _sync_folder(self._root)
+            _sync_folder(self._root.parent)
+        except OSError as error:
+            raise ConfigError(
+                f"the object store's folder {self._root} can't be used: {error.strerror}"
+            ) from error
+        if not os.access(self._tmp, os.W_OK | os.X_OK):
+            raise ConfigError(f"the object store's folder {self._root} is not writable")
+        self._sweep_abandoned()
+
+    def check(self) -> None:
+        probe = self._tmp / uuid.uuid4().hex
+        try:
+            # Someone may have removed the folder, or mounted another one in its place.
+            self._tmp.mkdir(parents=True, exist_ok=True)
+            probe.touch()
+            probe.unlink()
+        except OSError as error:
+            raise _translated(error, f"use the folder {self._root}") from error
+
+    def put(self, key: str, data: bytes) -> None:
+        self._write(key, lambda out: out.write(data))
+
+    def put_file(self, key: str, path: Path) -> None:
+        with path.open("rb") as source:
+            self._write(key, lambda out: shutil.copyfileobj(source, out, 1024 * 1024))
+
+    def get(self, key: str) -> bytes:
+        path = self._path(key)
+        try:
+            return path.read_bytes()
+        except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
+            raise NotFound(f"there is no object {key!r}") from error
+        except OSError as error:
+            raise _translated(error, f"read {path}") from error
+
+    def exists(self, key: str) -> bool:
+        path = self._path(key)
+        try:
+            return path.is_file()
+        except OSError as error:
+            raise _translated(error, f"look up {path}") from error
+
+    def list(self, prefix: str) -> Iterator[ObjectInfo]:
+        folder = check_prefix(prefix) + "/" if prefix else ""
+        return self._walk(folder)
+
+    def delete(self, key: str) -> None:
+        path = self._path(key)
+        try:
+            path.unlink()
+        except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
+            return
+        except PermissionError as error:
+            # macOS answers EPERM, not EISDIR, for a folder.
+            if path.is_dir():
+                return
+            raise _translated(error, f"delete {path}") from error
+        except OSError as error:
+            raise _translated(error, f"delete {path}") from error
+        self._sync_after_delete(path.parent)
+
+    def delete_prefix(self, prefix: str) -> None:
+        for info in self._walk(check_prefix(prefix) + "/"):
+            self.delete(info.key)
+
+    def _path(self, key: str) -> Path:
+        return self._root / check_key(key)
+
+    def _write(self, key: str, fill: Callable[[BinaryIO], object]) -> None:
+        path = self._path(key)
+        temporary = self._tmp / uuid.uuid4().hex
+        try:
+            with temporary.open("xb") as out:
+                fill(out)
+                out.flush()
+                os.fsync(out.fileno())
+            self._publish(temporary, path)
+        except (IsADirectoryError, NotADirectoryError, FileExistsError) as error:
+            raise InvalidRequest(
+                f"object key {key!r} is a folder of another object, or the other way round"
+            ) from error
+        except OSError as error:
+            raise _translated(error, f"write {path}") from error
+        finally:
+            with contextlib.suppress(FileNotFoundError):
+                temporary.unlink()
+
+    def _publish(self, temporary: Path, path: Path) -> None:
+        for attempt in range(_FOLDER_ATTEMPTS):
+            try:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                os.replace(temporary, path)
+                break
+            except (FileNotFoundError, FileExistsError):
+                if attempt + 1 == _FOLDER_ATTEMPTS:
+                    raise
+        # Up to the root: another process may have made a folder and not synced it yet.
+        for folder in _folders_up_to(path.parent, self._root):
+            with contextlib.suppress(FileNotFoundError):
+                _sync_folder(folder)
+
+    def _sync_after_delete(self, folder: Path) -> None:
+        """Make a removal durable, and remove folders that it left empty."""
+        try:
+            for above in _folders_up_to(folder, self._root):
+                with contextlib.suppress(FileNotFoundError):
+                    _sync_folder(above)
+                if above == self._root:
+                    return
+                try:
+                    above.rmdir()
+                except OSError as error:
+                    if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
+                        return
+                    if error.errno != errno.ENOENT:
+                        raise
+        except OSError as error:
+            raise _translated(error, f"delete in {folder}") from error
+
+    def _walk(self, folder: str) -> Iterator[ObjectInfo]:
+        try:
+            with os.scandir(self._root / folder) as entries:
+                # A dict: a name that is replaced during the scan may come twice.
+                found = {e.name + "/" if e.is_dir() else e.name: e for e in entries}
+        except (FileNotFoundError, NotADirectoryError):
+            return
+        except OSError as error:
+            raise _translated(error, f"list {self._root / folder}") from error
+        # With the slash in the name, the order of a walk is the order of whole keys.
+        for name, entry in sorted(found.items(), key=lambda item: os.fsencode(item[0])):
+            if name.startswith(_TMP):
+                continue
+            if name.endswith("/"):
+                yield from self._walk(folder + name)
+                continue
+            try:
+                size = entry.stat().st_size
+            except FileNotFoundError:
+                continue
+            yield ObjectInfo(folder + name, size)
+
+    def _sweep_abandoned(self) -> None:
+        oldest = time.time() - _ABANDONED_S
+        with os.scandir(self._tmp) as entries:
+            for entry in entries:
+                # Another process may sweep too, or finish its write.
+                with contextlib.suppress(FileNotFoundError):
+                    if entry.stat().st_mtime < oldest:
+                        os.unlink(entry.path)
+
+
+def _folders_up_to(folder: Path, root: Path) -> Iterator[Path]:
+    while folder != root:
+        yield folder
+        folder = folder.parent
+    yield root
+
+
+def _sync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _translated(error: OSError, what: str) -> TuftError:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return StorageFull(
+            f"can't {what}: no space left; free some, or delete checkpoints, and try again"
+        )
+    return Unavailable(f"can't {what}: {error.strerror or error}")

@@ -1,0 +1,210 @@
+"""Objects in a bucket of any S3 server (MinIO, AWS, SeaweedFS, Ceph, …).
+
+The MinIO client addresses buckets by path, except on AWS and Aliyun, which want the bucket
+in the host name.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+import certifi
+import urllib3
+from minio import Minio
+from minio.credentials.providers import (
+    ChainedProvider,
+    EnvAWSProvider,
+    EnvMinioProvider,
+    Provider,
+    StaticProvider,
+)
+from minio.deleteobjects import DeleteObject
+from minio.error import MinioException, S3Error
+from minio.helpers import check_bucket_name
+
+from tuft.config import ObjectStoreConfig
+from tuft.errors import ConfigError
+from tuft.objects.base import ObjectInfo
+from tuft.objects.keys import check_key, check_prefix
+from tuft.objects.s3_errors import translated
+
+# Short, since callers hold requests open: the client of the service retries, not we.
+_CONNECT_TIMEOUT_S = 3.0
+_READ_TIMEOUT_S = 60.0
+_RETRIES = 2
+# Objects over this size are uploaded in parts; each part is held in memory.
+_PART_BYTES = 64 * 1024 * 1024
+
+
+class S3Objects:
+    """An ObjectStore in a bucket, under a key prefix ("" or one that ends with a slash).
+
+    The bucket is looked up, and made where it is missing, at the first use.
+    """
+
+    def __init__(self, client: Minio, where: str, bucket: str, prefix: str = "") -> None:
+        self._client = client
+        self._where = where
+        self._bucket = bucket
+        self._prefix = prefix
+        self._bucket_seen = False
+
+    @classmethod
+    def from_config(cls, config: ObjectStoreConfig) -> S3Objects:
+        """Raises ConfigError: endpoint, bucket or credentials missing or malformed."""
+        if not config.endpoint or not config.bucket:
+            raise ConfigError("object_store.kind s3 needs endpoint (host:port) and bucket")
+        try:
+            client = Minio(
+                config.endpoint,
+                credentials=_credentials(config),
+                secure=config.secure,
+                region=config.region,
+                http_client=_http_pool(),
+            )
+        except ValueError as error:
+            raise ConfigError(f"object_store.endpoint {config.endpoint!r}: {error}") from error
+        try:
+            check_bucket_name(config.bucket)
+        except ValueError as error:
+            raise ConfigError(f"object_store.bucket {config.bucket!r}: {error}") from error
+        prefix = check_prefix(config.prefix) + "/" if config.prefix else ""
+        scheme = "https" if config.secure else "http"
+        return cls(client, f"{scheme}://{config.endpoint}", config.bucket, prefix)
+
+    def check(self) -> None:
+        self._bucket_seen = False
+        with self._translating("check"):
+            pass
+
+    def put(self, key: str, data: bytes) -> None:
+        self._upload(key, io.BytesIO(data), len(data))
+
+    def put_file(self, key: str, path: Path) -> None:
+        with path.open("rb") as source:
+            self._upload(key, source, os.fstat(source.fileno()).st_size)
+
+    def get(self, key: str) -> bytes:
+        name = self._name(key)
+        with self._translating(f"read {key!r}"):
+            response = self._client.get_object(self._bucket, name)
+            try:
+                data: bytes = response.read()
+            finally:
+                response.close()
+                response.release_conn()
+            return data
+
+    def exists(self, key: str) -> bool:
+        name = self._name(key)
+        with self._translating(f"look up {key!r}"):
+            try:
+                self._client.stat_object(self._bucket, name)
+            except S3Error as error:
+                if error.code == "NoSuchKey":
+                    return False
+                raise
+            return True
+
+    def list(self, prefix: str) -> Iterator[ObjectInfo]:
+        folder = check_prefix(prefix) + "/" if prefix else ""
+        return self._list(folder)
+
+    def delete(self, key: str) -> None:
+        name = self._name(key)
+        with self._translating(f"delete {key!r}"):
+            self._client.remove_object(self._bucket, name)
+
+    def delete_prefix(self, prefix: str) -> None:
+        folder = check_prefix(prefix) + "/"
+        names = [self._prefix + info.key for info in self._list(folder)]
+        with self._translating(f"delete {folder!r}"):
+            # The answer is lazy: nothing is deleted unless it is read.
+            for failure in self._client.remove_objects(
+                self._bucket, [DeleteObject(name) for name in names]
+            ):
+                raise MinioException(f"{failure.code}: {failure.message} ({failure.name})")
+
+    def _name(self, key: str) -> str:
+        return self._prefix + check_key(key)
+
+    def _upload(self, key: str, source: BinaryIO, size: int) -> None:
+        name = self._name(key)
+        with self._translating(f"write {key!r}"):
+            self._client.put_object(self._bucket, name, source, size, part_size=_PART_BYTES)
+
+    def _list(self, folder: str) -> Iterator[ObjectInfo]:
+        with self._translating(f"list {folder!r}"):
+            for item in self._client.list_objects(
+                self._bucket, prefix=self._prefix + folder, recursive=True
+            ):
+                if not item.is_dir and item.object_name is not None:
+                    yield ObjectInfo(item.object_name.removeprefix(self._prefix), item.size or 0)
+
+    @contextlib.contextmanager
+    def _translating(self, what: str) -> Iterator[None]:
+        try:
+            self._ensure_bucket()
+            yield
+        except (MinioException, urllib3.exceptions.HTTPError, OSError) as error:
+            raise translated(error, what, self._where, self._bucket) from error
+
+    def _ensure_bucket(self) -> None:
+        # Several threads may look at once: nothing is lost, and none waits for another.
+        if self._bucket_seen:
+            return
+        try:
+            # A listing tells a wrong key from a missing bucket; a HEAD answers 403 to both.
+            next(iter(self._client.list_objects(self._bucket, prefix=self._prefix)), None)
+        except S3Error as error:
+            if error.code != "NoSuchBucket":
+                raise
+            self._make_bucket()
+        self._bucket_seen = True
+
+    def _make_bucket(self) -> None:
+        try:
+            self._client.make_bucket(self._bucket)
+        except S3Error as error:
+            if error.code in ("BucketAlreadyOwnedByYou", "BucketAlreadyExists"):
+                return
+            if error.code == "AccessDenied":
+                raise ConfigError(
+                    f"bucket {self._bucket!r} does not exist at {self._where}, and these keys "
+                    "may not create it; create it, or set object_store.bucket to one that exists"
+                ) from error
+            raise
+
+
+def _credentials(config: ObjectStoreConfig) -> Provider:
+    if config.access_key or config.secret_key:
+        if not (config.access_key and config.secret_key):
+            raise ConfigError("object_store.access_key and secret_key go together: one is missing")
+        return StaticProvider(config.access_key, config.secret_key)
+    provider = ChainedProvider([EnvAWSProvider(), EnvMinioProvider()])
+    try:
+        provider.retrieve()
+    except ValueError as error:
+        raise ConfigError(
+            "object_store.kind s3 needs credentials: set access_key and secret_key, or the "
+            "environment variables AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY "
+            "(or MINIO_ACCESS_KEY and MINIO_SECRET_KEY)"
+        ) from error
+    return provider
+
+
+def _http_pool() -> urllib3.PoolManager:
+    return urllib3.PoolManager(
+        timeout=urllib3.Timeout(connect=_CONNECT_TIMEOUT_S, read=_READ_TIMEOUT_S),
+        maxsize=16,
+        cert_reqs="CERT_REQUIRED",
+        ca_certs=os.environ.get("SSL_CERT_FILE") or certifi.where(),
+        retries=urllib3.Retry(
+            total=_RETRIES, backoff_factor=0.2, status_forcelist=[500, 502, 503, 504]
+        ),
+    )
