@@ -1,0 +1,41 @@
+"""`tuft_sdk` extends the Tinker SDK for pipelines of stateless steps.
+
+`connect()` gives a client from the environment; `TuftClient.attach` continues a training run
+that another process made; `AttachedRun.execute_once` executes a step at most once; tokenizers
+come from the service.
+"""
+
+from tuft_sdk.client import TuftClient, connect
+from tuft_sdk.errors import (
+    ConfigurationError,
+    LeaseLost,
+    NotThere,
+    OperationFailed,
+    Rejected,
+    ResultExpired,
+    SdkError,
+    Transient,
+    translated,
+)
+from tuft_sdk.ledger import Finished, Fresh, Resubmit, StepLedger, StepState
+from tuft_sdk.runs import AttachedRun
+
+__all__ = [
+    "AttachedRun",
+    "ConfigurationError",
+    "Finished",
+    "Fresh",
+    "LeaseLost",
+    "NotThere",
+    "OperationFailed",
+    "Rejected",
+    "Resubmit",
+    "ResultExpired",
+    "SdkError",
+    "StepLedger",
+    "StepState",
+    "Transient",
+    "TuftClient",
+    "connect",
+    "translated",
+]

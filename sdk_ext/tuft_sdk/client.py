@@ -1,0 +1,123 @@
+"""`connect()`: one small client that bundles the Tinker SDK and the service's own endpoints."""
+
+from __future__ import annotations
+
+import os
+from functools import cached_property
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+from tuft_sdk.errors import ConfigurationError, NotThere, translated
+from tuft_sdk.extension import ExtensionClient
+from tuft_sdk.ledger import TENANT_SCOPE, StepLedger
+from tuft_sdk.runs import AttachedRun
+from tuft_sdk.tokenizers import fetch_tokenizer, load_tokenizer
+
+if TYPE_CHECKING:
+    import tinker
+    from transformers import PreTrainedTokenizerBase
+
+
+def connect(
+    base_url: str | None = None, api_key: str | None = None, *, deadline_s: float = 300.0
+) -> TuftClient:
+    """A client of the service that TINKER_BASE_URL and TINKER_API_KEY name.
+
+    Nothing is sent yet. `deadline_s` bounds the retries of a call to the service's own
+    endpoints (the Tinker SDK has bounds of its own).
+
+    Raises:
+        ConfigurationError: naming the variable that is missing or wrong.
+    """
+    base_url = base_url or os.environ.get("TINKER_BASE_URL", "")
+    api_key = api_key or os.environ.get("TINKER_API_KEY", "")
+    if not base_url:
+        raise ConfigurationError(
+            "TINKER_BASE_URL is not set: give the address of the TuFT service, "
+            "for example http://127.0.0.1:8080"
+        )
+    if not base_url.startswith(("http://", "https://")):
+        raise ConfigurationError(
+            f"TINKER_BASE_URL is {base_url!r}: it must begin with http:// or https://"
+        )
+    if not api_key:
+        raise ConfigurationError("TINKER_API_KEY is not set: give your key of the TuFT service")
+    if not api_key.startswith(("tml-", "eyJ")):
+        raise ConfigurationError("TINKER_API_KEY must begin with 'tml-'")
+    return TuftClient(base_url.rstrip("/"), api_key, deadline_s=deadline_s)
+
+
+class TuftClient:
+    """The service as a step sees it.
+
+    Attributes:
+        extension: the service's own endpoints.
+    """
+
+    def __init__(self, base_url: str, api_key: str, *, deadline_s: float = 300.0) -> None:
+        self.base_url = base_url
+        self._api_key = api_key
+        self.extension = ExtensionClient(base_url, api_key, deadline_s=deadline_s)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    @cached_property
+    def service(self) -> tinker.ServiceClient:
+        """The Tinker SDK's client."""
+        import tinker
+
+        with translated():
+            return tinker.ServiceClient(base_url=self.base_url, api_key=self._api_key)
+
+    @property
+    def ledger(self) -> StepLedger:
+        """The ledger of steps that belong to no training run."""
+        return StepLedger(self.extension, TENANT_SCOPE)
+
+    def models(self) -> list[str]:
+        """Names of the base models that are served, in the service's order."""
+        answer = self.extension.request("GET", "get_server_capabilities").json()
+        return [str(entry["model_name"]) for entry in answer["supported_models"]]
+
+    def tokenizer(self, model_name: str) -> PreTrainedTokenizerBase:
+        """The tokenizer of a served base model, fetched from the service and cached."""
+        return load_tokenizer(fetch_tokenizer(self.extension, self.base_url, model_name))
+
+    def sampling_client(self, policy: str) -> tinker.SamplingClient:
+        """A sampling client for a policy: a tinker:// path, or the name of a base model."""
+        with translated():
+            if policy.startswith("tinker://"):
+                return self.service.create_sampling_client(model_path=policy).result()
+            return self.service.create_sampling_client(base_model=policy).result()
+
+    def run_exists(self, run_id: str) -> bool:
+        try:
+            self.extension.request("GET", f"training_runs/{run_id}")
+        except NotThere:
+            return False
+        return True
+
+    def attach(self, run_id: str) -> AttachedRun:
+        """Become the one writer of a training run: older writers are refused from now on.
+
+        Raises:
+            NotThere: no such run, or not yours.
+        """
+        answer: dict[str, Any] = self.extension.request(
+            "POST", f"tuft/runs/{run_id}/attach", json={}
+        ).json()
+        return AttachedRun(self.base_url, self._api_key, answer)
+
+    def close(self) -> None:
+        self.extension.close()
+        if "service" in self.__dict__:
+            self.service.close("success").result()
