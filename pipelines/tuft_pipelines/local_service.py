@@ -1,0 +1,105 @@
+"""A TuFT service of one's own, for as long as a command needs it."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TextIO
+
+import httpx
+
+from tuft_pipelines.processes import child
+
+LOCAL_KEY = "tml-local-dev-key"
+_READY_AFTER_S = 300.0
+_POLL_S = 0.2
+_PROGRESS = "tuft: "
+
+
+class ServiceFailed(Exception):
+    """The service did not start; the message ends with what it said."""
+
+
+@dataclass(frozen=True)
+class LocalService:
+    url: str
+    api_key: str
+
+    @property
+    def env(self) -> dict[str, str]:
+        """What a step needs in its environment to connect."""
+        return {"TINKER_BASE_URL": self.url, "TINKER_API_KEY": self.api_key}
+
+
+@contextlib.contextmanager
+def local_service(
+    folder: Path, *, say: Callable[[str], None], arguments: Sequence[str] = ()
+) -> Iterator[LocalService]:
+    """Start `tuft` on a free port, wait until its models are loaded, and stop it at the end.
+
+    Args:
+        folder: its logs and checkpoints go below.
+        say: gets its lines of progress, one by one.
+        arguments: more arguments of `tuft` (without --model-config it serves the demo model).
+
+    Raises:
+        ServiceFailed: it ended, or was not ready within five minutes.
+    """
+    logs = folder / "logs"
+    logs.mkdir(parents=True, exist_ok=True)
+    port = _free_port()
+    command = [sys.executable, "-m", "tuft.cli", "--port", str(port)]
+    command += ["--checkpoint-dir", str(folder / "checkpoints"), "--log-dir", str(logs)]
+    command += arguments
+    with (
+        (logs / "tuft.log").open("w+", encoding="utf-8") as log,
+        child(command, output=subprocess.PIPE) as process,
+    ):
+        reader = threading.Thread(target=_read, args=(process, log, say), daemon=True)
+        reader.start()
+        service = LocalService(url=f"http://127.0.0.1:{port}", api_key=LOCAL_KEY)
+        try:
+            _wait_until_ready(service.url, process)
+        except ServiceFailed as error:
+            process.terminate()
+            reader.join()
+            log.seek(0)
+            raise ServiceFailed(f"{error}\n{log.read().strip()}\n(logs: {logs})") from None
+        yield service
+
+
+def _wait_until_ready(url: str, process: subprocess.Popen[str]) -> None:
+    deadline = time.monotonic() + _READY_AFTER_S
+    while time.monotonic() < deadline:
+        if process.poll() is not None:
+            raise ServiceFailed(f"the service ended with exit code {process.returncode}:")
+        # Not listening yet is what we wait out; an api that answers says itself if it is ready.
+        with contextlib.suppress(httpx.TransportError):
+            if httpx.get(f"{url}/api/v1/healthz", timeout=5).status_code == httpx.codes.OK:
+                return
+        time.sleep(_POLL_S)
+    raise ServiceFailed(f"the service was not ready after {_READY_AFTER_S:.0f} s:")
+
+
+def _read(process: subprocess.Popen[str], log: TextIO, say: Callable[[str], None]) -> None:
+    """Its lines of progress are for the user; all of its lines are for the log."""
+    assert process.stdout is not None
+    for line in process.stdout:
+        log.write(line)
+        log.flush()
+        if line.startswith(_PROGRESS):
+            say(line.removeprefix(_PROGRESS).strip())
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
