@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import uuid
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from tests.helpers.s3_server import S3Server
+    from tuft.objects import ObjectStore
 
 
 @pytest.fixture(scope="session")
@@ -22,3 +29,24 @@ def tiny_tied_llama_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     folder = tmp_path_factory.mktemp("models") / "tiny-llama"
     return build_tiny_model(folder, architecture="llama", tied=True)
+
+
+@pytest.fixture(scope="session")
+def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    """A real S3 server with credentials and the name of a bucket for tests."""
+    from tests.helpers.s3_server import run_s3_server
+
+    with run_s3_server(tmp_path_factory.mktemp("s3")) as server:
+        yield server
+
+
+@pytest.fixture(params=["local", "s3"])
+def object_store(request: pytest.FixtureRequest, tmp_path: Path) -> ObjectStore:
+    """An empty object store of each backend in turn."""
+    from tuft.config import ObjectStoreConfig
+    from tuft.objects import open_object_store
+
+    if request.param == "local":
+        return open_object_store(ObjectStoreConfig(), tmp_path / "objects")
+    server: S3Server = request.getfixturevalue("s3_server")
+    return open_object_store(server.config(prefix=f"tests/{uuid.uuid4().hex}"))

@@ -156,7 +156,7 @@ class Checkpoints:
         self._objects.delete_prefix(prefix)
 
     def scan(self) -> Iterator[CheckpointRecord]:
-        """All checkpoints that users own, by path; damaged ones are logged and left out."""
+        """All checkpoints that users own, in no particular order; damaged ones are logged and left out."""
         for info in self._objects.list("runs"):
             parts = info.key.split("/")
             if len(parts) != 5 or parts[2] not in KINDS or parts[4] != MANIFEST:

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from tuft.config import ObjectStoreConfig
-from tuft.errors import ConfigError
+from tuft.errors import ConfigError, InvalidRequest
 from tuft.objects.base import ObjectInfo, ObjectStore
 from tuft.objects.keys import MAX_KEY_BYTES, check_key, check_prefix
 from tuft.objects.local import LocalObjects
@@ -28,8 +28,13 @@ def open_object_store(config: ObjectStoreConfig, default_folder: Path | None = N
     not contacted here: a service must start while it is away. `check()` contacts it.
 
     Raises:
-        ConfigError: no folder, one that can't be written, or no S3 credentials.
+        ConfigError: no folder, one that can't be written, no S3 credentials, a malformed prefix.
     """
+    try:
+        if config.prefix:
+            check_prefix(config.prefix)
+    except InvalidRequest as error:
+        raise ConfigError(f"object_store.prefix: {error.message}") from error
     if config.kind == "s3":
         return S3Objects.from_config(config)
     folder = config.path or default_folder
@@ -37,6 +42,4 @@ def open_object_store(config: ObjectStoreConfig, default_folder: Path | None = N
         raise ConfigError(
             "object_store.kind local needs object_store.path, or tuft's --checkpoint-dir"
         )
-    if config.prefix:
-        folder = folder / check_prefix(config.prefix)
-    return LocalObjects(folder.expanduser())
+    return LocalObjects(folder.expanduser() / config.prefix)

@@ -29,7 +29,7 @@ class ObjectStore(Protocol):
     """
 
     def check(self) -> None:
-        """Contact the store and see that it can be used; makes what is missing."""
+        """Contact the store and see that it can be used; an S3 bucket is made if missing."""
 
     def put(self, key: str, data: bytes) -> None:
         """Write an object, replacing what was there. Raises StorageFull."""
@@ -44,7 +44,7 @@ class ObjectStore(Protocol):
         """Whether there is an object under this key."""
 
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
-        """All objects under a folder ("" is everything), by key in byte order.
+        """All objects under a folder ("" is everything), in no particular order.
 
         What existed throughout the listing is yielded exactly once; an unfinished put never.
         """

@@ -53,8 +53,7 @@ class LocalObjects:
     def check(self) -> None:
         probe = self._tmp / uuid.uuid4().hex
         try:
-            # Someone may have removed the folder, or mounted another one in its place.
-            self._tmp.mkdir(parents=True, exist_ok=True)
+            # Nothing is made here: an empty mount point must not pass for the store.
             probe.touch()
             probe.unlink()
         except OSError as error:
@@ -117,24 +116,28 @@ class LocalObjects:
                 fill(out)
                 out.flush()
                 os.fsync(out.fileno())
-            self._publish(temporary, path)
-        except (IsADirectoryError, NotADirectoryError, FileExistsError) as error:
-            raise InvalidRequest(
-                f"object key {key!r} is a folder of another object, or the other way round"
-            ) from error
+            self._publish(temporary, path, key)
         except OSError as error:
             raise _translated(error, f"write {path}") from error
         finally:
-            with contextlib.suppress(FileNotFoundError):
+            # Renamed by now; if not, an error is on its way that this one must not hide, and
+            # what stays here is swept when it is old.
+            with contextlib.suppress(OSError):
                 temporary.unlink()
 
-    def _publish(self, temporary: Path, path: Path) -> None:
+    def _publish(self, temporary: Path, path: Path, key: str) -> None:
         for attempt in range(_FOLDER_ATTEMPTS):
             try:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 os.replace(temporary, path)
                 break
-            except (FileNotFoundError, FileExistsError):
+            except (IsADirectoryError, NotADirectoryError, FileExistsError) as error:
+                # The last one also says that a folder was removed while it was made.
+                if attempt + 1 == _FOLDER_ATTEMPTS or not isinstance(error, FileExistsError):
+                    raise InvalidRequest(
+                        f"object key {key!r} is a folder of another object, or below one"
+                    ) from error
+            except FileNotFoundError:
                 if attempt + 1 == _FOLDER_ATTEMPTS:
                     raise
         # Up to the root: another process may have made a folder and not synced it yet.
@@ -169,8 +172,7 @@ class LocalObjects:
             return
         except OSError as error:
             raise _translated(error, f"list {self._root / folder}") from error
-        # With the slash in the name, the order of a walk is the order of whole keys.
-        for name, entry in sorted(found.items(), key=lambda item: os.fsencode(item[0])):
+        for name, entry in found.items():
             if name.startswith(_TMP):
                 continue
             if name.endswith("/"):

@@ -73,7 +73,7 @@ class S3Objects:
             check_bucket_name(config.bucket)
         except ValueError as error:
             raise ConfigError(f"object_store.bucket {config.bucket!r}: {error}") from error
-        prefix = check_prefix(config.prefix) + "/" if config.prefix else ""
+        prefix = config.prefix.removesuffix("/") + "/" if config.prefix else ""
         scheme = "https" if config.secure else "http"
         return cls(client, f"{scheme}://{config.endpoint}", config.bucket, prefix)
 
