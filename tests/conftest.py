@@ -50,3 +50,23 @@ def object_store(request: pytest.FixtureRequest, tmp_path: Path) -> ObjectStore:
         return open_object_store(ObjectStoreConfig(), tmp_path / "objects")
     server: S3Server = request.getfixturevalue("s3_server")
     return open_object_store(server.config(prefix=f"tests/{uuid.uuid4().hex}"))
+
+
+@pytest.fixture(scope="session")
+def valkey_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """URL of a real Valkey that lives as long as the tests; use `valkey_url` in most of them."""
+    from tuft.persistence import PersistenceConfig
+    from tuft.store import EmbeddedStore
+
+    server = EmbeddedStore(PersistenceConfig.disabled(), tmp_path_factory.mktemp("valkey"))
+    yield server.start()
+    server.stop()
+
+
+@pytest.fixture
+def valkey_url(valkey_server: str) -> str:
+    """URL of a real Valkey that is empty when the test begins."""
+    from tuft.store import connect
+
+    connect(valkey_server).flushall()
+    return valkey_server

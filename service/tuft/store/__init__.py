@@ -1,0 +1,31 @@
+"""Journal and state on Valkey or Redis, and the embedded server."""
+
+from tuft.store.connection import connect
+from tuft.store.embedded import EmbeddedStore
+from tuft.store.journal import Refused
+from tuft.store.store import Store
+from tuft.store.values import (
+    Accepted,
+    ClaimedSample,
+    Effect,
+    Lease,
+    Outcome,
+    RunStatus,
+    WorkerState,
+    WorkerStatus,
+)
+
+__all__ = [
+    "Accepted",
+    "ClaimedSample",
+    "Effect",
+    "EmbeddedStore",
+    "Lease",
+    "Outcome",
+    "Refused",
+    "RunStatus",
+    "Store",
+    "WorkerState",
+    "WorkerStatus",
+    "connect",
+]

@@ -1,0 +1,201 @@
+"""The connection to Valkey or Redis: the one place that touches redis-py's loose types.
+
+redis-py's own reply parsing is switched off: replies are what RESP2 sends (int, bytes, None,
+list), and the four readers below turn them into Python types.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cache
+from hashlib import sha1
+from importlib.resources import files
+from typing import TYPE_CHECKING, Any
+
+import redis
+import redis.exceptions
+from redis.backoff import ExponentialWithJitterBackoff
+from redis.retry import Retry
+
+from tuft.errors import Unavailable
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+Arg = bytes | str | int | float
+
+MAX_BLOCK_MS = 60_000
+"""Blocking reads are cut to this, so that their sockets can have a time-out too."""
+
+_SOCKET_TIMEOUT_S = 10.0
+_CONNECT_TIMEOUT_S = 3.0
+_BLOCKING_MARGIN_S = 10.0
+# Beside connection errors, what a server says while it starts, fails over or has no memory or
+# disk left: the same request may succeed later.
+_AWAY_CODES = frozenset(
+    {"LOADING", "OOM", "MISCONF", "READONLY", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN"}
+    | {"BUSY", "NOREPLICAS", "UNKILLABLE"}
+)
+
+
+def connect(url: str) -> redis.Redis:
+    """A thread-safe client of the server at a redis://, rediss:// or unix:// URL.
+
+    Nothing is sent before the first command. A command that finds no connection is tried again
+    for about a second (all of the store's commands may be repeated), a time-out is not.
+    """
+    retry = Retry(
+        ExponentialWithJitterBackoff(base=0.02, cap=0.5),
+        retries=4,
+        supported_errors=(redis.exceptions.ConnectionError,),
+    )
+    options: dict[str, Any] = {} if url.startswith("unix://") else {"socket_keepalive": True}
+    client: redis.Redis = redis.Redis.from_url(
+        url,
+        protocol=2,
+        socket_timeout=_SOCKET_TIMEOUT_S,
+        socket_connect_timeout=_CONNECT_TIMEOUT_S,
+        max_connections=1024,
+        retry=retry,
+        **options,
+    )
+    return client
+
+
+@dataclass(frozen=True)
+class Script:
+    """A Lua script, run by its digest and sent only where the server does not know it."""
+
+    name: str
+    text: str
+    sha: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        # SHA-1 is the protocol's name of a script, not a safeguard.
+        digest = sha1(self.text.encode(), usedforsecurity=False).hexdigest()
+        object.__setattr__(self, "sha", digest)
+
+
+@cache
+def script(name: str) -> Script:
+    """The script `scripts/{name}.lua` of this package."""
+    return Script(name, (files(__package__) / "scripts" / f"{name}.lua").read_text())
+
+
+class Connection:
+    """Typed commands, scripts and transactions; errors of the server's absence become one.
+
+    Raises (every method):
+        Unavailable: the server is away, loading, read-only, or out of memory or disk.
+    """
+
+    def __init__(self, client: redis.Redis) -> None:
+        pool = client.connection_pool
+        self._client = _raw(pool)
+        # A lost reply of a blocking read is the caller's to handle: no silent second try.
+        blocking = dict(
+            pool.connection_kwargs,
+            socket_timeout=MAX_BLOCK_MS / 1000 + _BLOCKING_MARGIN_S,
+            retry=Retry(ExponentialWithJitterBackoff(base=0.02, cap=0.5), retries=0),
+        )
+        self._blocking = _raw(
+            redis.ConnectionPool(
+                connection_class=pool.connection_class,
+                max_connections=pool.max_connections,
+                **blocking,
+            )
+        )
+
+    def call(self, *command: Arg) -> object:
+        """Run one command."""
+        with _translated():
+            return self._client.execute_command(*command)
+
+    def block(self, *command: Arg) -> object:
+        """Run one command that may block for up to MAX_BLOCK_MS; it is tried once only."""
+        with _translated():
+            return self._blocking.execute_command(*command)
+
+    def run(self, code: Script, keys: Sequence[str], args: Sequence[Arg] = ()) -> object:
+        """Run a script atomically."""
+        with _translated():
+            try:
+                return self._client.execute_command("EVALSHA", code.sha, len(keys), *keys, *args)
+            except redis.exceptions.NoScriptError:
+                return self._client.execute_command("EVAL", code.text, len(keys), *keys, *args)
+
+    def transaction(self, *commands: Sequence[Arg]) -> list[object]:
+        """Run several commands as one; their replies in order."""
+        with _translated():
+            pipeline: Any = self._client.pipeline(transaction=True)
+            for command in commands:
+                pipeline.execute_command(*command)
+            replies: list[object] = pipeline.execute()
+            return replies
+
+
+def _raw(pool: redis.ConnectionPool) -> Any:
+    client = redis.Redis(connection_pool=pool)
+    client.response_callbacks.clear()
+    return client
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    try:
+        yield
+    except (redis.exceptions.ConnectionError, redis.exceptions.TimeoutError) as error:
+        raise Unavailable(f"the store can't be reached now: {error}") from error
+    except redis.exceptions.ResponseError as error:
+        code = str(error).split(" ", 1)[0]
+        out_of_memory = isinstance(error, redis.exceptions.OutOfMemoryError)
+        read_only = isinstance(error, redis.exceptions.ReadOnlyError)
+        if out_of_memory or read_only or code in _AWAY_CODES:
+            raise Unavailable(f"the store takes no writes now: {error}") from error
+        raise
+
+
+def integer(reply: object) -> int:
+    """A reply that is a number, or the text of one."""
+    if isinstance(reply, int):
+        return reply
+    return int(blob(reply))
+
+
+def number(reply: object) -> float:
+    """A reply that is a score or another float."""
+    return float(reply) if isinstance(reply, int) else float(blob(reply))
+
+
+def blob(reply: object) -> bytes:
+    """A reply that is a string of bytes."""
+    if not isinstance(reply, bytes):
+        raise TypeError(f"expected bytes from the store, got {type(reply).__name__}")
+    return reply
+
+
+def text(reply: object) -> str:
+    """A reply that is UTF-8 text."""
+    return blob(reply).decode()
+
+
+def items(reply: object) -> list[object]:
+    """A reply that is a list; None (nothing there) is an empty one."""
+    if reply is None:
+        return []
+    if not isinstance(reply, list):
+        raise TypeError(f"expected a list from the store, got {type(reply).__name__}")
+    return reply
+
+
+def texts(reply: object) -> list[str]:
+    """A reply that is a list of texts."""
+    return [text(item) for item in items(reply)]
+
+
+def mapping(reply: object) -> dict[str, bytes]:
+    """A flat reply of names and values (HGETALL)."""
+    flat = items(reply)
+    return {text(flat[i]): blob(flat[i + 1]) for i in range(0, len(flat), 2)}

@@ -1,0 +1,347 @@
+"""The journal: every accepted operation of a run, in the order of its seq_ids.
+
+A seq_id is taken once, by an operation or by a tombstone. `cursor` moves over them one by
+one as the trainer completes or passes them, and entries stay until a snapshot covers them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from tuft.contracts.operations import FutureRecord, Operation, Tombstone, request_id_of
+from tuft.contracts.records import SnapshotRecord
+from tuft.errors import (
+    Conflict,
+    InvalidRequest,
+    LeaseLost,
+    NotFound,
+    QueueFull,
+    StaleWriter,
+    TuftError,
+)
+from tuft.store import keys
+from tuft.store.connection import Connection, blob, integer, items, number, script, text
+from tuft.store.effects import flatten
+from tuft.store.events import STREAM_LENGTH
+from tuft.store.runs import not_live
+from tuft.store.values import Accepted, Effect, Lease, Outcome
+
+WINDOW = 65_536
+"""How far beyond the cursor a seq_id may be."""
+
+TOMBSTONE_TTL_S = 3600
+"""How long a trimmed tombstone still answers a repeated request."""
+
+_READ_AT_ONCE = 500
+
+
+class Refused(TuftError):
+    """The seq_id was refused for good before; `tombstone` holds the answer given then."""
+
+    code = "refused"
+
+    def __init__(self, tombstone: Tombstone) -> None:
+        super().__init__(tombstone.reason)
+        self.tombstone = tombstone
+
+
+class Journal:
+    """Operations and tombstones of all runs; `(run_id, seq_id)` is an entry's identity."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    def accept(
+        self,
+        op: Operation,
+        payload: bytes | None,
+        future: FutureRecord,
+        *,
+        writer_epoch: int,
+        proves_earlier: bool,
+        max_pending: int,
+    ) -> Accepted:
+        """Append an operation, with its payload and its pending future, and wake the trainer.
+
+        `proves_earlier`: the client sends nothing before its earlier requests were answered,
+        so that what is missing before `op` never comes; it gets tombstones that poison.
+        An operation that closes the first gap is taken even where `max_pending` are pending,
+        since those behind the gap can't be done without it.
+
+        Raises:
+            NotFound: no such run.
+            InvalidRequest: the run can't be trained any more, or the seq_id is too far ahead.
+            StaleWriter: not the run's newest writer. Nothing is written.
+            Refused: the seq_id was refused before.
+            Conflict: the seq_id was taken by another request.
+            QueueFull: `max_pending` operations wait. Nothing is written.
+        """
+        if future.request_id != op.request_id:
+            raise ValueError(f"future {future.request_id} is not that of {op.request_id}")
+        reply = items(
+            self._connection.run(
+                script("journal_accept"),
+                [*_keys(op.run_id), keys.future(op.request_id), _tombstone_key(op)],
+                [
+                    op.run_id,
+                    op.seq_id,
+                    op.digest,
+                    "O" + op.model_dump_json(),
+                    op.accepted_at,
+                    int(payload is not None),
+                    payload or b"",
+                    future.model_dump_json(),
+                    writer_epoch,
+                    int(proves_earlier),
+                    max_pending,
+                    WINDOW,
+                    STREAM_LENGTH,
+                ],
+            )
+        )
+        said = text(reply[0])
+        if said in ("accepted", "duplicate"):
+            return Accepted(op.request_id, duplicate=said == "duplicate")
+        if said == "full":
+            raise QueueFull(
+                f"training run {op.run_id} has {integer(reply[1])} operations waiting, the limit "
+                "is limits.max_pending_operations; try again later"
+            )
+        raise _refusal(said, reply, op, writer_epoch)
+
+    def refuse(self, tombstone: Tombstone, *, writer_epoch: int) -> None:
+        """Burn a seq_id, since its request was refused for good or never arrives.
+
+        Nothing happens where the seq_id is taken or done already, where it is too far ahead to
+        be waited for, or where the run can't be trained any more.
+
+        Raises:
+            NotFound: no such run.
+            StaleWriter: not the run's newest writer.
+        """
+        reply = items(
+            self._connection.run(
+                script("journal_refuse"),
+                _keys(tombstone.run_id),
+                [
+                    tombstone.run_id,
+                    tombstone.seq_id,
+                    "T" + tombstone.model_dump_json(),
+                    writer_epoch,
+                    WINDOW,
+                    STREAM_LENGTH,
+                ],
+            )
+        )
+        said = text(reply[0])
+        if said not in ("refused", "taken"):
+            raise _refusal(said, reply, tombstone, writer_epoch)
+
+    def entries(self, run_id: str, after: int, limit: int) -> list[Operation | Tombstone]:
+        """Up to `limit` entries from seq `after + 1` on, up to the first gap.
+
+        Raises:
+            NotFound: no such run, or the journal was trimmed beyond `after`.
+        """
+        wanted = range(after + 1, after + 1 + limit)
+        if not wanted:
+            return []
+        trimmed, found = self._connection.transaction(
+            ["HGET", keys.run(run_id), "trimmed"], ["HMGET", keys.entries(run_id), *wanted]
+        )
+        if trimmed is None:
+            raise NotFound(f"no training run {run_id}")
+        if integer(trimmed) > after:
+            raise NotFound(
+                f"the journal of {run_id} begins after seq_id {integer(trimmed)}, "
+                f"entries after {after} were asked for"
+            )
+        entries: list[Operation | Tombstone] = []
+        for entry in items(found):
+            if entry is None:
+                break
+            entries.append(_decode(blob(entry)))
+        return entries
+
+    def waiting_since(self, run_id: str) -> tuple[int, float] | None:
+        """The first missing seq_id that operations wait for, and since when (accepted_at)."""
+        filled, oldest = self._connection.transaction(
+            ["HGET", keys.run(run_id), "filled"],
+            ["ZRANGE", keys.waiting(run_id), 0, 0, "WITHSCORES"],
+        )
+        found = items(oldest)
+        return (integer(filled) + 1, number(found[1])) if found else None
+
+    def payload(self, op: Operation) -> bytes | None:
+        """The inline payload, None where there is none (or where it is an object)."""
+        found = self._connection.call("HGET", keys.payloads(op.run_id), op.seq_id)
+        return None if found is None else blob(found)
+
+    def failure(self, run_id: str, seq_id: int) -> str | None:
+        """Why a completed operation failed; None where it did not."""
+        found = self._connection.call("HGET", keys.failures(run_id), seq_id)
+        return None if found is None else text(found)
+
+    def complete(
+        self,
+        lease: Lease,
+        op: Operation,
+        outcome: Outcome,
+        effects: Sequence[Effect] = (),
+        *,
+        result_ttl_s: float,
+    ) -> None:
+        """Finish the operation after the cursor: its future, its effects, the cursor, at once.
+
+        Repeating it under the same lease changes nothing.
+
+        Raises:
+            LeaseLost: another worker leads, or the cursor is not where it should be.
+            NotFound: no such run.
+        """
+        future = outcome.future
+        if future.request_id != op.request_id or future.status == "pending":
+            raise ValueError(f"not an outcome of {op.request_id}: {future!r}")
+        failure = (future.error or "failed") if future.status == "failed" else ""
+        reply = self._connection.run(
+            script("journal_complete"),
+            [
+                keys.lease(lease.group),
+                keys.run(op.run_id),
+                keys.entries(op.run_id),
+                keys.failures(op.run_id),
+                keys.future(op.request_id),
+                keys.RESULTS,
+            ],
+            [
+                lease.epoch,
+                op.seq_id,
+                op.digest,
+                op.request_id,
+                future.model_dump_json(),
+                int(outcome.body is not None),
+                outcome.body or b"",
+                max(1, round(result_ttl_s * 1000)),
+                failure,
+                STREAM_LENGTH,
+                *flatten(effects),
+            ],
+        )
+        _check_fenced(text(reply), lease, op.run_id, op.seq_id)
+
+    def pass_tombstone(self, lease: Lease, run_id: str, seq_id: int) -> None:
+        """Move the cursor over the tombstone after it. Raises as `complete`."""
+        reply = self._connection.run(
+            script("journal_pass"),
+            [keys.lease(lease.group), keys.run(run_id), keys.entries(run_id)],
+            [lease.epoch, seq_id],
+        )
+        _check_fenced(text(reply), lease, run_id, seq_id)
+
+    def set_snapshot(self, lease: Lease, run_id: str, snapshot: SnapshotRecord) -> None:
+        """Record a recovery point; one older than the recorded changes nothing.
+
+        Raises:
+            LeaseLost: another worker leads.
+            NotFound: no such run.
+            ValueError: the snapshot is ahead of the cursor.
+        """
+        reply = self._connection.run(
+            script("journal_snapshot"),
+            [keys.lease(lease.group), keys.run(run_id)],
+            [lease.epoch, snapshot.seq_id, snapshot.model_dump_json()],
+        )
+        _check_fenced(text(reply), lease, run_id, snapshot.seq_id)
+
+    def trim(self, lease: Lease, run_id: str, up_to: int) -> list[str]:
+        """Forget entries up to seq `up_to`; returns the payload objects that nothing names now.
+
+        Raises:
+            LeaseLost: another worker leads.
+            NotFound: no such run.
+            ValueError: no snapshot covers `up_to`.
+        """
+        unused = self._payload_objects(run_id, up_to)
+        reply = self._connection.run(
+            script("journal_trim"),
+            [
+                keys.lease(lease.group),
+                keys.run(run_id),
+                keys.entries(run_id),
+                keys.payloads(run_id),
+                keys.failures(run_id),
+                keys.tombstone_prefix(run_id),
+            ],
+            [lease.epoch, up_to, TOMBSTONE_TTL_S],
+        )
+        _check_fenced(text(reply), lease, run_id, up_to)
+        return unused
+
+    def _payload_objects(self, run_id: str, up_to: int) -> list[str]:
+        # Read before the trim, so that a repeated trim (its reply was lost) still tells them.
+        trimmed = self._connection.call("HGET", keys.run(run_id), "trimmed")
+        after = -1 if trimmed is None else integer(trimmed)
+        unused: list[str] = []
+        for start in range(after + 1, up_to + 1, _READ_AT_ONCE):
+            seqs = range(start, min(start + _READ_AT_ONCE, up_to + 1))
+            for entry in items(self._connection.call("HMGET", keys.entries(run_id), *seqs)):
+                op = None if entry is None else _decode(blob(entry))
+                if isinstance(op, Operation) and op.payload_object is not None:
+                    unused.append(op.payload_object)
+        return unused
+
+
+def _keys(run_id: str) -> list[str]:
+    parts = (keys.run, keys.entries, keys.payloads, keys.waiting)
+    return [part(run_id) for part in parts]
+
+
+def _tombstone_key(op: Operation) -> str:
+    return f"{keys.tombstone_prefix(op.run_id)}{op.seq_id}"
+
+
+def _decode(entry: bytes) -> Operation | Tombstone:
+    kind: type[Operation] | type[Tombstone] = Operation if entry[:1] == b"O" else Tombstone
+    return kind.model_validate_json(entry[1:])
+
+
+def _refusal(
+    said: str, reply: list[object], entry: Operation | Tombstone, writer_epoch: int
+) -> TuftError:
+    run_id, seq_id = entry.run_id, entry.seq_id
+    if said == "missing":
+        return NotFound(f"no training run {run_id}")
+    if said == "not_live":
+        return not_live(run_id)
+    if said == "stale":
+        return StaleWriter(
+            f"writer epoch {writer_epoch} of training run {run_id} is over, the newest is "
+            f"{integer(reply[1])}: another client attached; attach again to go on"
+        )
+    if said == "refused":
+        return Refused(Tombstone.model_validate_json(blob(reply[1])))
+    if said == "too_far":
+        return InvalidRequest(
+            f"seq_id {seq_id} of training run {run_id} is out of range: the last one done is "
+            f"{integer(reply[1])}, and at most {WINDOW} may lie between"
+        )
+    return Conflict(
+        f"seq_id {seq_id} of training run {run_id} was used by another request before "
+        f"({request_id_of(run_id, seq_id)}); use the next one"
+    )
+
+
+def _check_fenced(said: str, lease: Lease, run_id: str, seq_id: int) -> None:
+    match said:
+        case "ok":
+            return
+        case "missing":
+            raise NotFound(f"no training run {run_id}")
+        case "lease":
+            raise LeaseLost(f"the lease of {lease.group} with epoch {lease.epoch} is over")
+        case "cursor":
+            raise LeaseLost(
+                f"seq_id {seq_id} of {run_id} does not follow the cursor: another worker was here"
+            )
+        case _:
+            raise ValueError(f"{run_id}, seq_id {seq_id}: {said}")

@@ -1,0 +1,148 @@
+"""Names of all keys: what it is comes first, then whose it is.
+
+Scripts get the names as KEYS; the few that touch keys they find out about themselves get a
+prefix from here. The store is one Valkey or Redis, not a cluster: keys of one script may be
+anywhere.
+"""
+
+from __future__ import annotations
+
+RESULTS = "tuft:results"
+MODELS = "tuft:models"
+WORKERS = "tuft:workers"
+WORKER_PREFIX = "tuft:worker:"
+SESSION_PREFIX = "tuft:session:"
+SESSION_RUNS_PREFIX = "tuft:session-runs:"
+SESSION_SAMPLERS_PREFIX = "tuft:session-samplers:"
+SAMPLER_PREFIX = "tuft:sampler:"
+
+
+def session(session_id: str) -> str:
+    """Hash: record, heartbeat_at, finished, project."""
+    return SESSION_PREFIX + session_id
+
+
+def session_runs(session_id: str) -> str:
+    """Sorted set of run ids by time of creation."""
+    return SESSION_RUNS_PREFIX + session_id
+
+
+def session_samplers(session_id: str) -> str:
+    """Sorted set of sampler ids by time of creation."""
+    return SESSION_SAMPLERS_PREFIX + session_id
+
+
+def tenant_sessions(tenant: str) -> str:
+    """Sorted set of session ids by time of creation."""
+    return f"tuft:tenant-sessions:{tenant}"
+
+
+def tenant_sessions_seen(tenant: str) -> str:
+    """Sorted set of session ids by time of their last heartbeat."""
+    return f"tuft:tenant-sessions-seen:{tenant}"
+
+
+def tenant_runs(tenant: str) -> str:
+    """Sorted set of run ids by time of creation."""
+    return f"tuft:tenant-runs:{tenant}"
+
+
+def tenant_live_runs(tenant: str) -> str:
+    """Set of run ids."""
+    return f"tuft:tenant-live-runs:{tenant}"
+
+
+def tenant_checkpoints(tenant: str) -> str:
+    """Sorted set of checkpoint names (`run/kind/name`) by time of creation."""
+    return f"tuft:tenant-checkpoints:{tenant}"
+
+
+def model_live_runs(base_model: str) -> str:
+    """Set of run ids."""
+    return f"tuft:model-live-runs:{base_model}"
+
+
+def run(run_id: str) -> str:
+    """Hash.
+
+    record, live (0 or 1), digest (of the creation), epoch (of the writer), last_request_at,
+    work (name of the stream that wakes the trainer), snapshot (JSON), and the journal's counters:
+    cursor (last seq done), filled (no gap up to here), top (highest seq taken), trimmed (entries
+    up to here are gone), pending (accepted, not done), done_by (lease epoch that did `cursor`).
+    """
+    return f"tuft:run:{run_id}"
+
+
+def entries(run_id: str) -> str:
+    """Hash seq -> `O` + Operation JSON, or `T` + Tombstone JSON."""
+    return f"tuft:journal:{run_id}"
+
+
+def payloads(run_id: str) -> str:
+    """Hash seq -> inline payload."""
+    return f"tuft:payloads:{run_id}"
+
+
+def failures(run_id: str) -> str:
+    """Hash seq -> why the operation failed."""
+    return f"tuft:failures:{run_id}"
+
+
+def waiting(run_id: str) -> str:
+    """Sorted set of the operations behind the first gap, seq by accepted_at."""
+    return f"tuft:waiting:{run_id}"
+
+
+def tombstone_prefix(run_id: str) -> str:
+    """Tombstones whose entry was trimmed live on for a while, one string a seq."""
+    return f"tuft:tombstone:{run_id}:"
+
+
+def run_checkpoints(run_id: str) -> str:
+    """Sorted set of checkpoint names (`run/kind/name`) by time of creation."""
+    return f"tuft:run-checkpoints:{run_id}"
+
+
+def checkpoint(name: str) -> str:
+    """String: CheckpointRecord JSON. `name` is `run/kind/name`."""
+    return f"tuft:checkpoint:{name}"
+
+
+def future(request_id: str) -> str:
+    """Hash: record, digest (of the request), body. It expires as a whole once done."""
+    return f"tuft:future:{request_id}"
+
+
+def sampler(sampler_id: str) -> str:
+    """Hash: record, digest (of the request)."""
+    return SAMPLER_PREFIX + sampler_id
+
+
+def work(base_model: str) -> str:
+    """Stream of run ids that have something new in their journal."""
+    return f"tuft:work:{base_model}"
+
+
+def samples(base_model: str) -> str:
+    """Stream of SampleOperation JSON; an entry is deleted when it is done."""
+    return f"tuft:samples:{base_model}"
+
+
+def sample_consumers(base_model: str) -> str:
+    """Sorted set of the stream's consumers by the time they were last heard of."""
+    return f"tuft:sample-consumers:{base_model}"
+
+
+def ledger_index(scope: str) -> str:
+    """Sorted set of step keys by time of their beginning."""
+    return f"tuft:ledger-index:{scope}"
+
+
+def ledger_prefix(scope: str) -> str:
+    """Entries of a scope: hashes with the fields of LedgerEntry."""
+    return f"tuft:ledger:{len(scope)}:{scope}:"
+
+
+def lease(group: str) -> str:
+    """Counter: the epoch of the group's only valid lease."""
+    return f"tuft:lease:{group}"

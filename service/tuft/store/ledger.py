@@ -1,0 +1,140 @@
+"""The ledger of steps: under its step key, a step that is run again finds its first execution."""
+
+from __future__ import annotations
+
+import time
+
+from tuft.contracts.records import LedgerEntry
+from tuft.errors import NotFound, StaleWriter
+from tuft.store import keys
+from tuft.store.connection import Arg, Connection, integer, items, mapping, script, text
+
+MAX_ENTRIES = 10_000
+"""Steps kept per scope; beyond, the oldest finished ones are forgotten."""
+
+_TENANT = "tenant:"
+
+
+class Ledger:
+    """Entries by scope (a run id, or `tenant:{tenant}`) and step key.
+
+    In a run's scope a writer epoch is checked as the journal does, None counting as 0 (nobody
+    attached). What is recorded first stays.
+
+    Raises (every method that writes):
+        StaleWriter: not the run's newest writer.
+        NotFound: no such run, or (but for `begin`) no such step.
+    """
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    def begin(
+        self,
+        scope: str,
+        step_key: str,
+        *,
+        writer_epoch: int | None,
+        first_seq_id: int | None,
+    ) -> LedgerEntry:
+        """The entry of a step, made where there is none."""
+        begun = time.time()
+        reply = self._connection.run(
+            script("ledger_begin"),
+            [
+                _entry(scope, step_key),
+                *_fence(scope),
+                keys.ledger_index(scope),
+            ],
+            [
+                writer_epoch or 0,
+                MAX_ENTRIES,
+                step_key,
+                keys.ledger_prefix(scope),
+                begun,
+                "state",
+                "started",
+                "started_at",
+                repr(begun),
+                *_field("writer_epoch", writer_epoch),
+                *_field("first_seq_id", first_seq_id),
+            ],
+        )
+        return _decode(reply, scope, step_key, writer_epoch)
+
+    def record_plan(
+        self,
+        scope: str,
+        step_key: str,
+        plan_object: str,
+        first_seq_id: int,
+        *,
+        writer_epoch: int | None = None,
+    ) -> LedgerEntry:
+        """Name the object with the payloads that the step submits from `first_seq_id` on."""
+        fields: list[Arg] = ["plan_object", plan_object, "first_seq_id", first_seq_id]
+        return self._update(scope, step_key, "plan_object", fields, writer_epoch)
+
+    def finish(
+        self, scope: str, step_key: str, result: str, *, writer_epoch: int | None = None
+    ) -> LedgerEntry:
+        """Record the step's result."""
+        fields: list[Arg] = ["state", "finished", "result", result]
+        fields += ["finished_at", repr(time.time())]
+        return self._update(scope, step_key, "result", fields, writer_epoch)
+
+    def get(self, scope: str, step_key: str) -> LedgerEntry | None:
+        """The entry of a step, None where it never began."""
+        found = mapping(self._connection.call("HGETALL", _entry(scope, step_key)))
+        return _parse(step_key, found) if found else None
+
+    def _update(
+        self,
+        scope: str,
+        step_key: str,
+        once: str,
+        fields: list[Arg],
+        writer_epoch: int | None,
+    ) -> LedgerEntry:
+        reply = self._connection.run(
+            script("ledger_update"),
+            [_entry(scope, step_key), *_fence(scope)],
+            [writer_epoch or 0, once, *fields],
+        )
+        return _decode(reply, scope, step_key, writer_epoch)
+
+
+def _entry(scope: str, step_key: str) -> str:
+    return keys.ledger_prefix(scope) + step_key
+
+
+def _fence(scope: str) -> list[str]:
+    """The key whose epoch fences the scope; an empty one for a tenant's, which has no writer."""
+    return ["" if scope.startswith(_TENANT) else keys.run(scope)]
+
+
+def _field(name: str, value: int | None) -> list[Arg]:
+    return [] if value is None else [name, value]
+
+
+def _decode(reply: object, scope: str, step_key: str, writer_epoch: int | None) -> LedgerEntry:
+    said, detail = items(reply)
+    match text(said):
+        case "entry":
+            return _parse(step_key, mapping(detail))
+        case "stale":
+            raise StaleWriter(
+                f"writer epoch {writer_epoch or 0} of training run {scope} is over, the newest "
+                f"is {integer(detail)}: another client attached; attach again to go on"
+            )
+        case "no_run":
+            raise NotFound(f"no training run {scope}")
+        case _:
+            raise NotFound(f"step {step_key!r} of {scope} was not begun")
+
+
+def _parse(step_key: str, found: dict[str, bytes]) -> LedgerEntry:
+    # Strings of digits are what pydantic's lax mode reads as numbers.
+    return LedgerEntry.model_validate(
+        {"step_key": step_key, **{name: value.decode() for name, value in found.items()}}
+    )

@@ -1,0 +1,130 @@
+"""The queue of sample operations: one stream per base model, shared by its samplers."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from tuft.contracts.operations import FutureRecord, SampleOperation
+from tuft.errors import Conflict, QueueFull
+from tuft.store import keys
+from tuft.store.connection import (
+    MAX_BLOCK_MS,
+    Connection,
+    blob,
+    integer,
+    items,
+    script,
+    text,
+)
+from tuft.store.events import STREAM_LENGTH
+from tuft.store.values import Accepted, ClaimedSample, Outcome
+
+GROUP = "samplers"
+
+GONE_S = 60
+"""A consumer that has not called `claim` or `reclaim` for this long is gone."""
+
+_RECLAIM_AT_ONCE = 1000
+
+
+class SampleQueue:
+    """Sample operations. Each is handed to one consumer, and to another if that one dies."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    def accept(self, op: SampleOperation, future: FutureRecord, *, max_pending: int) -> Accepted:
+        """Queue an operation with its pending future; repeating it changes nothing.
+
+        Raises:
+            Conflict: the request id was used by another request.
+            QueueFull: `max_pending` operations of the base model wait or run.
+        """
+        if future.request_id != op.request_id:
+            raise ValueError(f"future {future.request_id} is not that of {op.request_id}")
+        reply = self._connection.run(
+            script("sample_accept"),
+            [keys.future(op.request_id), keys.samples(op.base_model)],
+            [op.digest, op.model_dump_json(), future.model_dump_json(), max_pending],
+        )
+        match text(reply):
+            case "accepted" | "duplicate" as said:
+                return Accepted(op.request_id, duplicate=said == "duplicate")
+            case "full":
+                raise QueueFull(
+                    f"{max_pending} sample requests of {op.base_model} are waiting, the limit is "
+                    "limits.max_pending_samples; try again later"
+                )
+            case _:
+                raise Conflict(f"request {op.request_id} was used with another content before")
+
+    def claim(
+        self, base_model: str, consumer: str, count: int, block_ms: int
+    ) -> list[ClaimedSample]:
+        """Take up to `count` new operations, waiting up to `block_ms` for the first.
+
+        Call it at least every 30 s, with `count` 0 where there is no room: it is the sign of
+        life too. After Unavailable call `reclaim` before the next claim, since the reply that
+        was lost may have named operations.
+        """
+        self._connection.run(
+            script("sample_touch"),
+            [keys.samples(base_model), keys.sample_consumers(base_model)],
+            [GROUP, consumer],
+        )
+        if count <= 0:
+            return []
+        head = ("XREADGROUP", "GROUP", GROUP, consumer, "COUNT", count)
+        tail = ("STREAMS", keys.samples(base_model), ">")
+        if block_ms > 0:
+            block = min(block_ms, MAX_BLOCK_MS // 2)
+            reply = self._connection.block(*head, "BLOCK", block, *tail)
+        else:
+            reply = self._connection.call(*head, *tail)
+        return [
+            _claimed(entry_id, fields, deliveries=1)
+            for _name, entries in map(items, items(reply))
+            for entry_id, fields in map(items, items(entries))
+        ]
+
+    def reclaim(
+        self, base_model: str, consumer: str, holding: Collection[str] = ()
+    ) -> list[ClaimedSample]:
+        """What this consumer claimed and did not complete, and what gone consumers had.
+
+        `holding`: ids of entries that this consumer still works on, which are left out.
+        """
+        reply = self._connection.run(
+            script("sample_reclaim"),
+            [keys.samples(base_model), keys.sample_consumers(base_model)],
+            [GROUP, consumer, GONE_S, _RECLAIM_AT_ONCE, *holding],
+        )
+        return [
+            _claimed(entry_id, fields, deliveries=integer(deliveries))
+            for entry_id, fields, deliveries in map(items, items(reply))
+        ]
+
+    def complete(self, claimed: ClaimedSample, outcome: Outcome, *, result_ttl_s: float) -> None:
+        """Finish an operation: its future, and out of the queue, at once. The first one counts."""
+        op, future = claimed.op, outcome.future
+        if future.request_id != op.request_id or future.status == "pending":
+            raise ValueError(f"not an outcome of {op.request_id}: {future!r}")
+        self._connection.run(
+            script("sample_complete"),
+            [keys.samples(op.base_model), keys.future(op.request_id), keys.RESULTS],
+            [
+                GROUP,
+                claimed.entry_id,
+                op.request_id,
+                future.model_dump_json(),
+                int(outcome.body is not None),
+                outcome.body or b"",
+                max(1, round(result_ttl_s * 1000)),
+                STREAM_LENGTH,
+            ],
+        )
+
+
+def _claimed(entry_id: object, fields: object, *, deliveries: int) -> ClaimedSample:
+    op = SampleOperation.model_validate_json(blob(items(fields)[1]))
+    return ClaimedSample(text(entry_id), op, deliveries)

@@ -1,0 +1,42 @@
+"""The store: journal and state of the service on one Valkey or Redis."""
+
+from __future__ import annotations
+
+import redis
+
+from tuft.store.checkpoints import CheckpointIndex
+from tuft.store.connection import Connection
+from tuft.store.events import Events
+from tuft.store.futures import Futures
+from tuft.store.journal import Journal
+from tuft.store.ledger import Ledger
+from tuft.store.runs import Runs
+from tuft.store.samplers import Samplers
+from tuft.store.samples import SampleQueue
+from tuft.store.sessions import Sessions
+from tuft.store.workers import Workers
+
+
+class Store:
+    """All parts over one client. Cheap to make, safe to share between threads.
+
+    Every method may raise `tuft.errors.Unavailable`. Then the change may or may not have been
+    made; every change may be repeated.
+    """
+
+    def __init__(self, client: redis.Redis) -> None:
+        self._connection = connection = Connection(client)
+        self.sessions = Sessions(connection)
+        self.runs = Runs(connection)
+        self.journal = Journal(connection)
+        self.futures = Futures(connection)
+        self.samplers = Samplers(connection)
+        self.samples = SampleQueue(connection)
+        self.ledger = Ledger(connection)
+        self.workers = Workers(connection)
+        self.checkpoints = CheckpointIndex(connection)
+        self.events = Events(connection)
+
+    def ping(self) -> None:
+        """Raises: Unavailable."""
+        self._connection.call("PING")

@@ -1,0 +1,56 @@
+"""Workers: who leads a group, who is there, and what they know of their models."""
+
+from __future__ import annotations
+
+import json
+
+from tuft.contracts.records import ModelInfo
+from tuft.errors import LeaseLost
+from tuft.store import keys
+from tuft.store.connection import Connection, blob, integer, items, script, text
+from tuft.store.values import Lease, WorkerState, WorkerStatus
+
+
+class Workers:
+    """Leases of worker groups, states of workers, descriptions of loaded models."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    def acquire(self, group: str) -> Lease:
+        """Take over a group: every earlier lease of it is over from now on."""
+        return Lease(group, integer(self._connection.call("INCR", keys.lease(group))))
+
+    def check(self, lease: Lease) -> None:
+        """Raises: LeaseLost."""
+        current = self._connection.call("GET", keys.lease(lease.group))
+        if current is None or integer(current) != lease.epoch:
+            raise LeaseLost(f"the lease of {lease.group} with epoch {lease.epoch} is over")
+
+    def report(
+        self, worker_id: str, role: str, base_model: str, state: WorkerState, ttl_s: float = 15
+    ) -> None:
+        """Say what this worker is and does; it holds for `ttl_s` seconds."""
+        said = {"role": role, "base_model": base_model, "state": state}
+        ttl_ms = max(1, round(ttl_s * 1000))
+        self._connection.transaction(
+            ["SET", keys.WORKER_PREFIX + worker_id, json.dumps(said), "PX", ttl_ms],
+            ["SADD", keys.WORKERS, worker_id],
+        )
+
+    def statuses(self) -> list[WorkerStatus]:
+        """What workers said whose time is not over, by worker id."""
+        reply = items(
+            self._connection.run(script("worker_statuses"), [keys.WORKERS], [keys.WORKER_PREFIX])
+        )
+        found = [(text(reply[i]), json.loads(blob(reply[i + 1]))) for i in range(0, len(reply), 2)]
+        return [WorkerStatus(worker_id, **said) for worker_id, said in sorted(found)]
+
+    def set_model_info(self, info: ModelInfo) -> None:
+        """Describe a model as its trainer loaded it."""
+        self._connection.call("HSET", keys.MODELS, info.model_name, info.model_dump_json())
+
+    def model_info(self, model_name: str) -> ModelInfo | None:
+        """The description of a model, None where no trainer has loaded it yet."""
+        found = self._connection.call("HGET", keys.MODELS, model_name)
+        return None if found is None else ModelInfo.model_validate_json(blob(found))
