@@ -24,8 +24,8 @@ _DTYPES: dict[int, np.dtype[np.generic]] = {
     pb.DTYPE_FLOAT32: np.dtype("<f4"),
     pb.DTYPE_INT64: np.dtype("<i8"),
 }
-# A dense expansion of a sparse tensor: a few bytes may claim any shape.
-_MAX_DENSE_ELEMENTS = 4 * 1024 * 1024
+# What all sparse tensors of a request may become: a few bytes may claim any shape.
+_MAX_DENSE_ELEMENTS = 32 * 1024 * 1024
 
 
 @dataclass(frozen=True)
@@ -83,19 +83,24 @@ class ForwardBackwardResult:
     metrics: Mapping[str, float] = field(default_factory=dict)
 
 
+def identity(data: bytes) -> tuple[str, int, bool]:
+    """run_id, seq_id and forward_only of a serialized ForwardBackwardRequest, all else unchecked.
+
+    Raises:
+        InvalidRequest: not that message.
+    """
+    message = _parse(data)
+    return message.model_id, message.seq_id, message.forward_only
+
+
 def decode_forward_backward(data: bytes) -> ForwardBackwardRequest:
     """Decode a serialized ForwardBackwardRequest.
 
     Raises:
         InvalidRequest: not that message, an unserved chunk type, or a malformed tensor.
     """
-    message = pb.ForwardBackwardRequest()
-    try:
-        message.ParseFromString(data)
-    except DecodeError as error:
-        raise InvalidRequest(
-            f"the body is not a serialized tinker_public.ForwardBackwardRequest: {error}"
-        ) from error
+    message = _parse(data)
+    _check_sparse_total(message)
     config: LossConfig = dict(message.loss_fn_config)
     for key, value in message.loss_fn_config_v2.items():
         config[key] = value.text if value.WhichOneof("value") == "text" else value.number
@@ -170,6 +175,30 @@ def _encode_topk(
     out.logprobs = np.ascontiguousarray(logprobs, dtype="<f4").tobytes()
 
 
+def _parse(data: bytes) -> pb.ForwardBackwardRequest:
+    message = pb.ForwardBackwardRequest()
+    try:
+        message.ParseFromString(data)
+    except DecodeError as error:
+        raise InvalidRequest(
+            f"the body is not a serialized tinker_public.ForwardBackwardRequest: {error}"
+        ) from error
+    return message
+
+
+def _check_sparse_total(message: pb.ForwardBackwardRequest) -> None:
+    total = 0
+    for index, datum in enumerate(message.data):
+        for name, tensor in datum.loss_fn_inputs.items():
+            if tensor.WhichOneof("encoding") == "sparse_csr":
+                total += _product([max(0, size) for size in tensor.shape])
+            if total > _MAX_DENSE_ELEMENTS:
+                raise InvalidRequest(
+                    f"data[{index}].loss_fn_inputs[{name!r}]: the sparse tensors up to here have "
+                    f"more than {_MAX_DENSE_ELEMENTS} elements; send fewer datums in a request"
+                )
+
+
 def _decode_row(index: int, datum: pb.Datum) -> Row:
     pieces: list[npt.NDArray[np.int32]] = []
     for chunk in datum.model_input:
@@ -218,10 +247,6 @@ def _decode_csr(
     if len(shape) != 2:
         raise InvalidRequest(f"{where}: a sparse CSR tensor needs a 2-D shape, not {shape}")
     rows, columns = shape
-    if rows * columns > _MAX_DENSE_ELEMENTS:
-        raise InvalidRequest(
-            f"{where}: sparse shape {shape} has more than {_MAX_DENSE_ELEMENTS} elements"
-        )
     values = _frombuffer(where, csr.values, dtype)
     crow = _frombuffer(where, csr.crow_indices, np.dtype("<i8")).astype(np.int64)
     col = _frombuffer(where, csr.col_indices, np.dtype("<i8")).astype(np.int64)

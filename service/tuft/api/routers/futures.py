@@ -1,0 +1,89 @@
+"""retrieve_future: the long poll that every result comes through."""
+
+from __future__ import annotations
+
+import asyncio
+
+from anyio import to_thread
+from fastapi import APIRouter
+from fastapi.responses import JSONResponse, Response
+
+from tuft.api import schemas
+from tuft.api.deps import Authenticated, Injected, JsonBody
+from tuft.api.services import Services
+from tuft.errors import Expired, NotFound, Unavailable
+
+router = APIRouter()
+
+_LOOK_EVERY_S = 5.0
+"""Results are announced; this is for an announcement that was missed."""
+_LOOK_WHEN_AWAY_S = 1.0
+PROTOBUF = "application/x-protobuf"
+
+
+@router.post("/retrieve_future")
+async def retrieve_future(services: Injected, caller: Authenticated, body: JsonBody) -> Response:
+    """Hold until the result is there, at most `limits.long_poll_s`, then say 408.
+
+    The SDK polls again at once after a 408 or a 5xx, without a pause: an answer that is not
+    the result must take its time, also while the store is away.
+    """
+    request_id = body.parse(schemas.RetrieveFuture).request_id
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + services.config.limits.long_poll_s
+    with services.waiters.watch(request_id) as announced:
+        while True:
+            # Before looking: an announcement that comes while we look must not be lost.
+            announced.clear()
+            pause = _LOOK_EVERY_S
+            try:
+                answer = await to_thread.run_sync(
+                    look, services, caller.tenant, request_id, limiter=services.look_ups
+                )
+            except Unavailable:
+                answer, pause = None, _LOOK_WHEN_AWAY_S
+            if answer is not None:
+                return answer
+            left = deadline - loop.time()
+            if left <= 0 or services.waiters.stopping:
+                return try_again(request_id)
+            await _wait(announced, min(left, pause))
+
+
+def look(services: Services, tenant: str, request_id: str) -> Response | None:
+    """The answer, or None while the request is pending.
+
+    Raises:
+        NotFound: no such request, or another tenant's.
+        Expired: its result was removed after its time.
+        Unavailable: the store or the object store is away.
+    """
+    future, body = services.store.futures.get(request_id, tenant)
+    if future.status == "pending":
+        return None
+    if future.status == "failed":
+        # A 200: the SDK takes any other status for a fault of the transport.
+        error = future.error or "the operation failed"
+        return JSONResponse({"error": error, "category": future.category})
+    if future.body_object is not None:
+        try:
+            body = services.objects.get(future.body_object)
+        except NotFound as error:
+            raise Expired(f"the result of request {request_id!r} is no longer kept") from error
+    media_type = PROTOBUF if future.content == "proto" else "application/json"
+    return Response(body or b"", media_type=media_type)
+
+
+def try_again(request_id: str) -> Response:
+    """The quiet "not yet": the SDK logs the 200 form of it as a warning each time."""
+    return JSONResponse(
+        {"type": "try_again", "request_id": request_id, "queue_state": "active"}, 408
+    )
+
+
+async def _wait(announced: asyncio.Event, seconds: float) -> None:
+    try:
+        async with asyncio.timeout(seconds):
+            await announced.wait()
+    except TimeoutError:
+        return

@@ -1,0 +1,70 @@
+"""The service itself: what it serves, whether it is ready, whose key this is."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import APIRouter
+from fastapi.responses import JSONResponse
+
+from tuft.api.deps import Authenticated, Injected
+from tuft.api.services import Services
+
+router = APIRouter()
+health = APIRouter()
+
+_ROLES = ("trainer", "sampler")
+
+
+@router.get("/get_server_capabilities")
+def capabilities(services: Injected, _caller: Authenticated) -> dict[str, Any]:
+    models = []
+    for config in services.config.supported_models:
+        info = services.store.workers.model_info(config.model_name)
+        models.append(
+            {
+                "model_name": config.model_name,
+                "max_context_length": info.max_model_len if info else config.max_model_len,
+                "trainable": True,
+                "sampleable": True,
+            }
+        )
+    return {"supported_models": models}
+
+
+@health.get("/healthz")
+def healthz(services: Injected) -> JSONResponse:
+    """200 once every model's trainer and sampler are ready; needs no key."""
+    waiting = _not_ready(services)
+    if not waiting:
+        return JSONResponse({"status": "ok"})
+    return JSONResponse(
+        {"status": "loading", "detail": f"not ready: {', '.join(waiting)}", "waiting": waiting},
+        503,
+        {"Retry-After": "1"},
+    )
+
+
+@router.get("/auth/apikey/me")
+async def own_key(caller: Authenticated) -> dict[str, Any]:
+    """For `tinker auth login`. Keys have no ids here: they stand in the configuration."""
+    return {
+        "key_id": 0,
+        "name": caller.tenant,
+        "note": "",
+        "details": {"org_details": {"name": caller.tenant}, "user_details": {"email": ""}},
+    }
+
+
+def _not_ready(services: Services) -> list[str]:
+    ready = {
+        (status.role, status.base_model)
+        for status in services.store.workers.statuses()
+        if status.state == "ready"
+    }
+    return [
+        f"{role} of {model.model_name}"
+        for model in services.config.supported_models
+        for role in _ROLES
+        if (role, model.model_name) not in ready
+    ]

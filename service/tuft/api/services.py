@@ -1,0 +1,78 @@
+"""What every handler works with, opened once per process."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass, field
+
+from anyio import CapacityLimiter
+
+from tuft.api.catalog import Catalog
+from tuft.api.waiters import ResultWaiters
+from tuft.checkpoints import Checkpoints
+from tuft.config import ModelConfig, ServiceConfig
+from tuft.contracts.records import ModelInfo
+from tuft.errors import InvalidRequest, Unavailable
+from tuft.objects import ObjectStore, open_object_store
+from tuft.store import Store, connect
+
+_BIG_REQUESTS_AT_ONCE = 4
+_LOOK_UPS_AT_ONCE = 32
+
+
+@dataclass(frozen=True)
+class Services:
+    """`big_requests` bounds how many large bodies are decompressed and decoded at a time.
+
+    `look_ups` are the threads of long polls: thousands of them asking a store that hangs must
+    not take the threads of everything else.
+    """
+
+    config: ServiceConfig
+    store: Store
+    objects: ObjectStore
+    checkpoints: Checkpoints
+    catalog: Catalog
+    waiters: ResultWaiters
+    big_requests: threading.BoundedSemaphore = field(
+        default_factory=lambda: threading.BoundedSemaphore(_BIG_REQUESTS_AT_ONCE)
+    )
+    look_ups: CapacityLimiter = field(default_factory=lambda: CapacityLimiter(_LOOK_UPS_AT_ONCE))
+
+    def served(self, base_model: str) -> ModelConfig:
+        """The configuration of a base model. Raises InvalidRequest naming those served."""
+        try:
+            return self.config.model(base_model)
+        except KeyError:
+            names = ", ".join(repr(m.model_name) for m in self.config.supported_models)
+            raise InvalidRequest(
+                f"base_model {base_model!r} is not served; this service has: {names}"
+            ) from None
+
+    def model_info(self, base_model: str) -> ModelInfo:
+        """What the trainer learnt of a base model.
+
+        Raises:
+            InvalidRequest: not served.
+            Unavailable: its trainer has not loaded it yet.
+        """
+        self.served(base_model)
+        info = self.store.workers.model_info(base_model)
+        if info is None:
+            raise Unavailable(f"base model {base_model!r} is still being loaded; try again")
+        return info
+
+
+def open_services(config: ServiceConfig, store_url: str) -> Services:
+    """Connect to the store and the object store; neither needs to be there yet."""
+    store = Store(connect(store_url))
+    objects = open_object_store(config.object_store)
+    checkpoints = Checkpoints(objects)
+    return Services(
+        config=config,
+        store=store,
+        objects=objects,
+        checkpoints=checkpoints,
+        catalog=Catalog(store, checkpoints),
+        waiters=ResultWaiters(store.events),
+    )
