@@ -66,7 +66,11 @@ def connect(url: str) -> redis.Redis:
 
 @dataclass(frozen=True)
 class Script:
-    """A Lua script, run by its digest and sent only where the server does not know it."""
+    """A Lua script, run by its digest and sent only where the server does not know it.
+
+    Scripts that take nothing new in, but finish what is there, carry the flag `allow-oom`: a
+    server at its memory limit then refuses new work (Unavailable) and can still be drained.
+    """
 
     name: str
     text: str

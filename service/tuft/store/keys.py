@@ -144,5 +144,5 @@ def ledger_prefix(scope: str) -> str:
 
 
 def lease(group: str) -> str:
-    """Counter: the epoch of the group's only valid lease."""
+    """String: the epoch of the group's only valid lease."""
     return f"tuft:lease:{group}"

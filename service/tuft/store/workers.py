@@ -19,7 +19,8 @@ class Workers:
 
     def acquire(self, group: str) -> Lease:
         """Take over a group: every earlier lease of it is over from now on."""
-        return Lease(group, integer(self._connection.call("INCR", keys.lease(group))))
+        reply = self._connection.run(script("lease_acquire"), [keys.lease(group)])
+        return Lease(group, integer(reply))
 
     def check(self, lease: Lease) -> None:
         """Raises: LeaseLost."""
@@ -33,9 +34,10 @@ class Workers:
         """Say what this worker is and does; it holds for `ttl_s` seconds."""
         said = {"role": role, "base_model": base_model, "state": state}
         ttl_ms = max(1, round(ttl_s * 1000))
-        self._connection.transaction(
-            ["SET", keys.WORKER_PREFIX + worker_id, json.dumps(said), "PX", ttl_ms],
-            ["SADD", keys.WORKERS, worker_id],
+        self._connection.run(
+            script("worker_report"),
+            [keys.WORKERS, keys.WORKER_PREFIX + worker_id],
+            [worker_id, json.dumps(said), ttl_ms],
         )
 
     def statuses(self) -> list[WorkerStatus]:

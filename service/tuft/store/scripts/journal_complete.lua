@@ -1,3 +1,4 @@
+#!lua flags=allow-oom
 -- Finish the operation after the cursor, with all its effects.
 -- KEYS lease, run, entries, failures, future, results
 -- ARGV epoch, seq, digest, request_id, future, has_body, body, ttl_ms, failure, stream_length,

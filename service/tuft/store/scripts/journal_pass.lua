@@ -1,3 +1,4 @@
+#!lua flags=allow-oom
 -- Move the cursor over the tombstone that follows it.
 -- KEYS lease, run, entries
 -- ARGV epoch, seq

@@ -1,3 +1,4 @@
+#!lua flags=allow-oom
 -- Record a run's recovery point; the newest stays.
 -- KEYS lease, run
 -- ARGV epoch, seq, snapshot

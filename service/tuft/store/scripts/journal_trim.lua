@@ -1,3 +1,4 @@
+#!lua flags=allow-oom
 -- Forget entries that a snapshot covers. Tombstones still answer repeats for a while.
 -- KEYS lease, run, entries, payloads, failures, prefix of trimmed tombstones
 -- ARGV epoch, up_to, tombstone_ttl_s

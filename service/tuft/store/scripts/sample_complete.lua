@@ -1,3 +1,4 @@
+#!lua flags=allow-oom
 -- Finish a sample operation and take it out of the queue.
 -- KEYS samples, future, results
 -- ARGV group, entry_id, request_id, future, has_body, body, ttl_ms, stream_length

@@ -1,3 +1,4 @@
+#!lua flags=allow-oom
 -- Take what this consumer has left undone, and what consumers that are gone have.
 -- KEYS samples, consumers
 -- ARGV group, consumer, gone_s, count, entry ids not to touch...

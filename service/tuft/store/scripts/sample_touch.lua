@@ -1,3 +1,4 @@
+#!lua flags=allow-oom
 -- A consumer lives. Its group is made where it is missing (a first start, or a new server).
 -- KEYS samples, consumers
 -- ARGV group, consumer

@@ -1,3 +1,4 @@
+#!lua flags=allow-oom
 -- What workers said, forgetting those whose time is over.
 -- KEYS workers
 -- ARGV prefix of what one worker said
