@@ -122,6 +122,8 @@ class SamplerConfig(Section):
     engine: Literal["transformers"] = "transformers"
     max_running_sequences: int = Field(default=64, ge=1)
     """Sequences decoded together in one continuous batch."""
+    cache_tokens: int | None = Field(default=None, ge=1)
+    """Tokens whose keys and values are kept; None: what fits a quarter of the free memory."""
     max_resident_adapters: int = Field(default=16, ge=1)
     threads: int | None = Field(default=None, ge=1)
 

@@ -1,0 +1,1 @@
+"""The sampler worker: engines, policies, and the loop between queue and engine."""

@@ -1,0 +1,141 @@
+"""`python -m tuft.sampling`: one sampler process of one base model.
+
+Environment: TUFT_CONFIG (the service's configuration as JSON), TUFT_STORE_URL, TUFT_MODEL, and
+optionally TUFT_WORKER_ID, the worker's name in the queue: stable over restarts, so that a
+restarted worker goes on at once with what it had; unlike every other sampler's of this model.
+By default it is made of the host's name.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import socket
+import sys
+import threading
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from tuft.checkpoints import Checkpoints
+from tuft.config import ModelConfig, ServiceConfig, describe
+from tuft.errors import ConfigError, TuftError
+from tuft.objects import open_object_store
+from tuft.sampling.background import Background
+from tuft.sampling.engine import Engine
+from tuft.sampling.heartbeat import Heartbeat
+from tuft.sampling.policies import Policies
+from tuft.sampling.worker import Worker
+from tuft.store import Store, connect
+
+_EX_CONFIG = 78
+
+log = logging.getLogger("tuft.sampling")
+
+
+def main() -> int:
+    """Run until SIGTERM or SIGINT; the process' exit status."""
+    logging.basicConfig(
+        level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+    )
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    try:
+        config = _config()
+        model = _model(config)
+        _run(config, model, stop)
+    except ConfigError as error:
+        print(f"tuft.sampling: {error.message}", file=sys.stderr)
+        return _EX_CONFIG
+    return 0
+
+
+def _run(config: ServiceConfig, model: ModelConfig, stop: threading.Event) -> None:
+    store = Store(connect(_env("TUFT_STORE_URL")))
+    name = os.environ.get("TUFT_WORKER_ID") or f"sampler:{model.model_name}@{socket.gethostname()}"
+    heartbeat = Heartbeat(store, name, model.model_name)
+    engine = _engine(config, model)
+    if stop.is_set():
+        return
+    objects = open_object_store(config.object_store)
+    background = Background()
+    policies = Policies(
+        engine, Checkpoints(objects), background, config.sampler.max_resident_adapters
+    )
+    worker = Worker(
+        base_model=model.model_name,
+        consumer=name,
+        engine=engine,
+        store=store,
+        objects=objects,
+        policies=policies,
+        background=background,
+        limits=config.limits,
+    )
+    heartbeat.ready()
+    log.info("sampling from %s", model.model_name)
+    worker.run(stop)
+
+
+def _engine(config: ServiceConfig, model_config: ModelConfig) -> Engine:
+    """The configured engine; so far there is one kind."""
+    import torch
+
+    from tuft.modeling.loading import describe_model, load_base
+    from tuft.sampling.detokenizer import load_detokenizer
+    from tuft.sampling.memory import cells_that_fit
+    from tuft.sampling.transformers_engine import TransformersEngine
+
+    folder = model_config.resolved_folder
+    if folder is None:
+        raise ConfigError(
+            f"resolved_folder of {model_config.model_name!r} is not set; "
+            "`tuft` sets it when it starts this process"
+        )
+    if config.sampler.threads is not None:
+        torch.set_num_threads(config.sampler.threads)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    model = load_base(folder, model_config.dtype, device)
+    return TransformersEngine(
+        model,
+        describe_model(model, model_config),
+        load_detokenizer(folder),
+        max_sequences=config.sampler.max_running_sequences,
+        max_cells=config.sampler.cache_tokens or cells_that_fit(model),
+    )
+
+
+def _config() -> ServiceConfig:
+    path = Path(_env("TUFT_CONFIG"))
+    try:
+        return ServiceConfig.model_validate_json(path.read_bytes())
+    except OSError as error:
+        raise ConfigError(f"can't read TUFT_CONFIG {path}: {error.strerror}") from error
+    except ValidationError as error:
+        raise ConfigError(f"TUFT_CONFIG {path} is not valid:\n{describe(error)}") from error
+
+
+def _model(config: ServiceConfig) -> ModelConfig:
+    name = _env("TUFT_MODEL")
+    try:
+        return config.model(name)
+    except KeyError as error:
+        known = ", ".join(model.model_name for model in config.supported_models)
+        raise ConfigError(f"TUFT_MODEL {name!r} is not configured; there is: {known}") from error
+
+
+def _env(name: str) -> str:
+    value = os.environ.get(name)
+    if not value:
+        raise ConfigError(f"the environment variable {name} is not set; `tuft` sets it")
+    return value
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except TuftError:
+        log.exception("the sampler ends")
+        sys.exit(1)

@@ -1,0 +1,41 @@
+"""Tells the store that this worker lives, beside whatever it does."""
+
+from __future__ import annotations
+
+import logging
+import threading
+
+from tuft.errors import Unavailable
+from tuft.store import Store, WorkerState
+
+log = logging.getLogger(__name__)
+
+_EVERY_S = 5.0
+
+
+class Heartbeat:
+    """A daemon thread that reports the worker's state every few seconds, and at each change."""
+
+    def __init__(self, store: Store, worker_id: str, base_model: str) -> None:
+        self._store = store
+        self._worker_id = worker_id
+        self._base_model = base_model
+        self._state: WorkerState = "loading"
+        self._changed = threading.Event()
+        threading.Thread(target=self._run, name="heartbeat", daemon=True).start()
+
+    def ready(self) -> None:
+        """From now on the worker samples."""
+        self._state = "ready"
+        self._changed.set()
+
+    def _run(self) -> None:
+        while True:
+            self._changed.clear()
+            try:
+                self._store.workers.report(
+                    self._worker_id, "sampler", self._base_model, self._state
+                )
+            except Unavailable as error:
+                log.warning("no heartbeat: %s", error.message)
+            self._changed.wait(_EVERY_S)

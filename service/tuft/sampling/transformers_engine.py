@@ -1,0 +1,325 @@
+"""The transformers engine: continuous batching on one process' device.
+
+Each step reads the next waiting prompts, a bounded number of tokens, then decodes one token of
+every running sequence. A prompt is read once, whatever its number of samples. Rows are ordered
+by policy, so that LoRA layers see each policy's rows as one segment.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from tuft.contracts.operations import SampleOperation
+from tuft.contracts.records import ModelInfo
+from tuft.errors import InvalidRequest
+from tuft.modeling.adapters import adapter_from_files
+from tuft.modeling.loading import PreTrainedModel
+from tuft.modeling.lora import Adapter
+from tuft.sampling.cache import Cache, Prefix, capacity_for
+from tuft.sampling.distributions import draw, top_of
+from tuft.sampling.engine import Finished
+from tuft.sampling.prompt_scores import PromptScores, positions_at_a_time
+from tuft.sampling.requests import Request, Sample
+from tuft.sampling.runner import Chunk, DecodeRow, Reading, Runner
+from tuft.sampling.stops import Detokenizer, StopCondition
+
+# Prompt tokens read between two decode steps, padding included.
+_PREFILL_TOKENS = 512
+# At least this part of a prefill batch must be real tokens.
+_PREFILL_FILL = 0.75
+
+
+class TransformersEngine:
+    """See `tuft.sampling.engine.Engine`, which it implements."""
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        info: ModelInfo,
+        detokenizer: Detokenizer | None,
+        *,
+        max_sequences: int,
+        max_cells: int,
+        prefill_tokens: int = _PREFILL_TOKENS,
+    ) -> None:
+        """
+        Args:
+            model: from `load_base`; the engine changes it and is its only user.
+            info: of this model.
+            detokenizer: None where the model has no tokenizer: stop strings are refused then.
+            max_sequences: sequences decoded together.
+            max_cells: positions of all of them together that the cache may hold. One sequence
+                is always let in.
+            prefill_tokens: prompt tokens read between two decode steps.
+
+        Raises:
+            ConfigError: this architecture is not served.
+        """
+        self._runner = Runner(model)
+        self._info = info
+        self._detokenizer = detokenizer
+        self._max_sequences = max_sequences
+        self._max_cells = max_cells
+        self._prefill_tokens = prefill_tokens
+        self._policies: dict[str, Adapter] = {}
+        self._cache = Cache(self._runner.layers)
+        self._unread: deque[Request] = deque()
+        self._read: deque[Request] = deque()
+        self._running: list[Sample] = []
+        self._cells = 0
+
+    @property
+    def capacity(self) -> int:
+        return self._max_sequences
+
+    @property
+    def load(self) -> int:
+        waiting = sum(len(request.samples) for request in (*self._unread, *self._read))
+        return waiting + len(self._running)
+
+    def load_policy(self, policy: str, files: Mapping[str, bytes]) -> None:
+        adapter = adapter_from_files(self._runner.model, files)
+        self._policies[policy] = adapter.requires_grad_(False)
+
+    def drop_policy(self, policy: str) -> None:
+        del self._policies[policy]
+
+    def submit(self, request: SampleOperation) -> None:
+        self._validate(request)
+        prompt = request.prompt
+        scores = None
+        if request.prompt_logprobs or request.topk_prompt_logprobs > 0:
+            scores = PromptScores(prompt, request.prompt_logprobs, request.topk_prompt_logprobs)
+        entry = Request(
+            operation=request,
+            adapter=None if request.policy is None else self._policies[request.policy],
+            limit=max(0, min(request.params.max_tokens, self._info.max_model_len - len(prompt))),
+            prefix=Prefix(len(prompt), self._runner.layers),
+            scores=scores,
+        )
+        for index in range(request.num_samples):
+            stop = StopCondition(request.params, self._detokenizer)
+            entry.samples.append(Sample.of(entry, index, stop))
+        self._unread.append(entry)
+
+    @torch.inference_mode()
+    def step(self) -> Sequence[Finished]:
+        done = self._read_prompts()
+        done += self._start_samples()
+        done += self._decode()
+        return done
+
+    def _validate(self, request: SampleOperation) -> None:
+        prompt, vocab, limit = request.prompt, self._info.vocab_size, self._info.max_model_len
+        if not prompt:
+            raise InvalidRequest("the prompt is empty; it needs at least one token")
+        if len(prompt) > limit:
+            raise InvalidRequest(
+                f"the prompt has {len(prompt)} tokens; {request.base_model} takes at most {limit}"
+            )
+        if min(prompt) < 0 or max(prompt) >= vocab:
+            raise InvalidRequest(
+                f"the prompt has token {max(prompt) if max(prompt) >= vocab else min(prompt)}; "
+                f"tokens of {request.base_model} are 0 to {vocab - 1}"
+            )
+        if request.params.stop_strings and self._detokenizer is None:
+            raise InvalidRequest(
+                f"{request.base_model} has no tokenizer here, so stop strings can't be matched; "
+                "give stop tokens"
+            )
+
+    # Reading prompts
+
+    def _read_prompts(self) -> list[Finished]:
+        batch = self._next_prompts()
+        if not batch:
+            return []
+        chunks = [self._chunk(request) for request in batch]
+        starts = [request.prefix.filled for request in batch]
+        reading = self._runner.read(chunks)
+        self._score(batch, starts, reading)
+        if batch[0].unread:
+            return []
+        done: list[Finished] = []
+        logits = reading.last()
+        for request, row, finite in zip(batch, logits, _finite(logits), strict=True):
+            self._unread.remove(request)
+            if finite:
+                request.logits = row
+                # One that needs no place in the batch does not wait behind those that do.
+                (self._read.appendleft if request.limit <= 1 else self._read.append)(request)
+            else:
+                done.append(_not_finite(request))
+        return done
+
+    def _chunk(self, request: Request) -> Chunk:
+        start = request.prefix.filled
+        tokens = request.operation.prompt[start : start + self._prefill_tokens]
+        return Chunk(tokens, request.prefix, request.adapter)
+
+    def _next_prompts(self) -> list[Request]:
+        """The next pass: the first request, and others that go well with it.
+
+        While samples wait for a place in the batch, only requests that need none are read.
+        """
+        waiting = [each for each in self._unread if not self._read or each.limit <= 1]
+        if not waiting:
+            return []
+        first = waiting[0]
+        batch = [first]
+        if first.prefix.filled == 0 and first.unread <= self._prefill_tokens:
+            longest = total = first.unread
+            for other in waiting[1:]:
+                longest_then, total_then = max(longest, other.unread), total + other.unread
+                padded = longest_then * (len(batch) + 1)
+                if (
+                    padded <= self._prefill_tokens
+                    and total_then >= _PREFILL_FILL * padded
+                    and (other.scores is None) == (first.scores is None)
+                ):
+                    batch.append(other)
+                    longest, total = longest_then, total_then
+        return sorted(batch, key=lambda each: each.operation.policy or "")
+
+    def _score(self, batch: Sequence[Request], starts: Sequence[int], reading: Reading) -> None:
+        if batch[0].scores is None:
+            return
+        at_a_time = positions_at_a_time(len(batch), self._info.vocab_size)
+        for begin in range(0, reading.width, at_a_time):
+            logits = reading.span(begin, begin + at_a_time)
+            for request, start, rows in zip(batch, starts, logits, strict=True):
+                assert request.scores is not None
+                request.scores.add(start + begin, rows)
+
+    # Starting samples
+
+    def _start_samples(self) -> list[Finished]:
+        done: list[Finished] = []
+        while self._read:
+            request = self._read[0]
+            count = self._places(request)
+            if count == 0:
+                break
+            starting, request.samples = request.samples[:count], request.samples[count:]
+            self._start(request, starting)
+            if not request.samples:
+                self._read.popleft()
+                request.logits = None
+            if request.done:
+                done.append(Finished(request.operation.request_id, request.result()))
+        return done
+
+    def _places(self, request: Request) -> int:
+        """How many of the request's waiting samples can start now."""
+        if request.limit <= 1:
+            return len(request.samples)
+        rows = self._max_sequences - len(self._running)
+        cells = (self._max_cells - self._cells) // self._cells_of(request)
+        if cells <= 0 and not self._running:
+            cells = 1
+        return max(0, min(rows, cells, len(request.samples)))
+
+    def _start(self, request: Request, samples: Sequence[Sample]) -> None:
+        if request.limit == 0:
+            for sample in samples:
+                sample.finish_empty()
+            return
+        assert request.logits is not None
+        logits = request.logits.expand(len(samples), -1)
+        for sample in self._take(samples, logits):
+            sample.cache = self._cache.add(request.prefix)
+            self._cells += self._cells_of(request)
+            self._running.append(sample)
+
+    def _cells_of(self, request: Request) -> int:
+        """What one sample of the request may come to occupy."""
+        return capacity_for(len(request.operation.prompt) + request.limit)
+
+    # Decoding
+
+    def _decode(self) -> list[Finished]:
+        if not self._running:
+            return []
+        for sample in self._running:
+            self._cache.make_room(sample.row)
+        self._running.sort(key=_batch_order)
+        batch = self._running
+        rows = [DecodeRow(each.tokens[-1], each.row, each.request.adapter) for each in batch]
+        logits = self._runner.decode(rows)
+        done = self._fail_bad_rows(logits)
+        if done:
+            kept = [index for index, sample in enumerate(batch) if sample.cache is not None]
+            batch, logits = [batch[index] for index in kept], logits[kept]
+        going_on = set(map(id, self._take(batch, logits)))
+        for sample in batch:
+            if id(sample) not in going_on:
+                self._leave(sample)
+                if sample.request.done:
+                    outcome = sample.request.result()
+                    done.append(Finished(sample.request.operation.request_id, outcome))
+        self._running = [sample for sample in batch if id(sample) in going_on]
+        return done
+
+    def _fail_bad_rows(self, logits: Tensor) -> list[Finished]:
+        """Take requests with a row that is not finite out; nobody else's row is touched."""
+        rows = zip(self._running, _finite(logits), strict=True)
+        bad = dict.fromkeys(sample.request for sample, finite in rows if not finite)
+        for request in bad:
+            if request in self._read:
+                self._read.remove(request)
+        for sample in self._running:
+            if sample.request in bad:
+                self._leave(sample)
+        return [_not_finite(request) for request in bad]
+
+    def _take(self, samples: Sequence[Sample], logits: Tensor) -> list[Sample]:
+        """Draw the next token of each sample; those that go on."""
+        if not samples:
+            return []
+        params = [sample.request.params for sample in samples]
+        drawn = draw(logits, params, [sample.uniform() for sample in samples])
+        self._take_topk(samples, drawn.distribution)
+        tokens, logprobs = drawn.tokens.tolist(), drawn.logprobs.tolist()
+        each = zip(samples, tokens, logprobs, strict=True)
+        return [sample for sample, token, logprob in each if not sample.take(token, logprob)]
+
+    def _take_topk(self, samples: Sequence[Sample], distribution: Tensor) -> None:
+        wanted = [sample.request.operation.topk_sample_logprobs for sample in samples]
+        rows = [row for row, k in enumerate(wanted) if k > 0]
+        if not rows:
+            return
+        ids, values = top_of(distribution[rows], max(wanted))
+        for row, row_ids, row_values in zip(rows, ids.cpu(), values.cpu(), strict=True):
+            samples[row].topk_ids.append(row_ids[: wanted[row]].numpy())
+            samples[row].topk_logprobs.append(row_values[: wanted[row]].numpy())
+
+    def _leave(self, sample: Sample) -> None:
+        self._cache.remove(sample.row)
+        sample.cache = None
+        self._cells -= self._cells_of(sample.request)
+
+
+def _batch_order(sample: Sample) -> tuple[str, int, int]:
+    row = sample.row
+    return (sample.request.operation.policy or "", row.slab.capacity, row.index)
+
+
+def _finite(logits: Tensor) -> list[bool]:
+    """Per row of [n, vocab]: neither NaN nor plus infinity, and some token is possible."""
+    flags: list[bool] = torch.isfinite(logits.logsumexp(-1)).tolist()
+    return flags
+
+
+def _not_finite(request: Request) -> Finished:
+    policy = request.operation.policy
+    who = request.operation.base_model if policy is None else f"the policy {policy}"
+    return Finished(
+        request.operation.request_id,
+        InvalidRequest(
+            f"{who} gives NaN or infinite logits for this prompt: its weights have diverged"
+        ),
+    )

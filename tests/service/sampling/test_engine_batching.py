@@ -1,0 +1,257 @@
+"""What shares a batch must not show: adapters, joining and leaving, poisoned neighbours."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load, save
+
+from tests.service.sampling.harness import (
+    MODEL,
+    MakeEngine,
+    ask,
+    drain,
+    only,
+    policy_files,
+    reference_logprobs,
+    result_of,
+    run,
+)
+from tuft.contracts.operations import SampleOperation
+from tuft.contracts.wire import SampledSequence, SampleResult
+from tuft.errors import InvalidRequest
+from tuft.modeling.adapters import WEIGHTS_FILE
+from tuft.sampling.transformers_engine import TransformersEngine
+
+PROMPT = [5, 17, 300, 42]
+
+
+def same(one: SampledSequence, other: SampledSequence) -> None:
+    assert one.tokens.tolist() == other.tokens.tolist()
+    assert one.stop_reason == other.stop_reason
+    np.testing.assert_allclose(one.logprobs, other.logprobs, atol=1e-4)
+
+
+def test_two_adapters_and_the_base_in_one_batch_equal_each_alone(
+    make_engine: MakeEngine, plain: Any
+) -> None:
+    policies = {
+        "a": policy_files(plain, seed=1, rank=4),
+        "b": policy_files(plain, seed=2, rank=7, train_attn=False),
+    }
+
+    def engine() -> TransformersEngine:
+        made = make_engine()
+        for name, files in policies.items():
+            made.load_policy(name, files)
+        return made
+
+    # Interleaved, of two lengths: neither the arrival nor the cache is sorted by policy.
+    requests = [
+        ask(prompt, policy=policy, seed=seed, num_samples=2, max_tokens=12)
+        for seed, prompt in enumerate((PROMPT, list(range(70))))
+        for policy in ("b", None, "a", "b")
+    ]
+    together = run(engine(), *requests)
+    shared = engine()
+    for request, result in zip(requests, together, strict=True):
+        alone = run(shared, request)[0]
+        for one, other in zip(result.sequences, alone.sequences, strict=True):
+            same(one, other)
+            expected = reference_logprobs(
+                plain, request.prompt, one.tokens.tolist(), policies.get(request.policy or "")
+            )
+            np.testing.assert_allclose(one.logprobs, expected, atol=1e-4)
+    texts = {tuple(r.sequences[0].tokens.tolist()) for r in together[:3]}
+    assert len(texts) == 3, "the policies do not differ enough to prove anything"
+
+
+def test_joining_midway_changes_nothing_for_the_others(make_engine: MakeEngine) -> None:
+    first = [ask(PROMPT, seed=1, max_tokens=40), ask([7] * 30, seed=2, max_tokens=40)]
+    late = [ask([9, 8, 7], seed=3, max_tokens=5), ask([1] * 50, seed=4, max_tokens=25)]
+    alone = [run(make_engine(), request)[0] for request in (*first, *late)]
+    engine = make_engine()
+    outcomes: dict[str, Any] = {}
+    for request in first:
+        engine.submit(request)
+    for request in late:
+        for _ in range(7):
+            outcomes |= {each.request_id: each.outcome for each in engine.step()}
+        assert engine.load == 2 or outcomes, "the first ones should still run"
+        engine.submit(request)
+    outcomes |= drain(engine)
+    for request, expected in zip((*first, *late), alone, strict=True):
+        same(only(result_of(outcomes[request.request_id])), only(expected))
+
+
+def test_short_request_overtakes_a_long_one(engine: TransformersEngine) -> None:
+    long, short = ask(PROMPT, max_tokens=200), ask(PROMPT, max_tokens=2)
+    engine.submit(long)
+    engine.step()
+    engine.submit(short)
+    finished: list[str] = []
+    while not finished:
+        finished = [each.request_id for each in engine.step()]
+    assert finished == [short.request_id]
+    assert engine.load == 1
+
+
+def test_seed_gives_the_same_tokens_and_samples_differ(make_engine: MakeEngine) -> None:
+    request = ask(PROMPT, seed=11, num_samples=6, max_tokens=10)
+    one = run(make_engine(), request)[0]
+    crowd = [ask([3, 4, 5], max_tokens=30), request, ask([8] * 9, num_samples=5)]
+    other = run(make_engine(max_sequences=4), *crowd)[1]
+    for a, b in zip(one.sequences, other.sequences, strict=True):
+        same(a, b)
+    assert len({tuple(each.tokens.tolist()) for each in one.sequences}) == 6
+    fewer = run(make_engine(), ask(PROMPT, seed=11, num_samples=2, max_tokens=10))[0]
+    same(fewer.sequences[1], one.sequences[1])
+    without = [run(make_engine(), ask(PROMPT, max_tokens=10))[0] for _ in range(2)]
+    assert only(without[0]).tokens.tolist() != only(without[1]).tokens.tolist()
+
+
+def test_a_prompt_is_read_once_for_all_its_samples(
+    engine: TransformersEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[int] = []
+    body = engine._runner._body
+
+    def counted(tokens: torch.Tensor, *rest: Any) -> torch.Tensor:
+        read.append(tokens.shape[1])
+        return body(tokens, *rest)
+
+    monkeypatch.setattr(engine._runner, "_body", counted)
+    result = run(engine, ask([6] * 100, num_samples=16, max_tokens=3))[0]
+    assert len(result.sequences) == 16
+    assert read == [100, 1, 1]
+
+
+def test_more_samples_than_places_wait_their_turn(make_engine: MakeEngine) -> None:
+    engine = make_engine(max_sequences=3)
+    request = ask(PROMPT, seed=5, num_samples=10, max_tokens=6)
+    engine.submit(request)
+    outcomes: dict[str, Any] = {}
+    while engine.load:
+        outcomes |= {each.request_id: each.outcome for each in engine.step()}
+        assert len(engine._running) <= 3
+    expected = run(make_engine(max_sequences=16), request)[0]
+    for one, other in zip(
+        result_of(outcomes[request.request_id]).sequences, expected.sequences, strict=True
+    ):
+        same(one, other)
+
+
+def test_cache_budget_is_kept_and_one_sequence_always_runs(make_engine: MakeEngine) -> None:
+    engine = make_engine(max_cells=256)
+    small = [ask(PROMPT, max_tokens=50, num_samples=3), ask(PROMPT, max_tokens=50, num_samples=3)]
+    large = ask(PROMPT, max_tokens=252)
+    for request in (*small, large):
+        engine.submit(request)
+    seen = 0
+    while engine.load:
+        engine.step()
+        seen = max(seen, engine._cells)
+        assert engine._cells <= 256
+    assert seen == 256
+    assert (engine._cells, list(engine._cache.slabs)) == (0, [])
+
+
+def test_scoring_goes_on_while_the_batch_is_full(make_engine: MakeEngine) -> None:
+    engine = make_engine(max_sequences=1)
+    long, waiting = ask(PROMPT, max_tokens=100), ask(PROMPT, max_tokens=100)
+    score = ask(PROMPT, max_tokens=1, prompt_logprobs=True)
+    for request in (long, waiting, score):
+        engine.submit(request)
+    finished = [each.request_id for _ in range(5) for each in engine.step()]
+    assert finished == [score.request_id]
+
+
+def poisoned(files: dict[str, bytes], value: float) -> dict[str, bytes]:
+    tensors = load(files[WEIGHTS_FILE])
+    for name, tensor in tensors.items():
+        if "k_proj" in name or "v_proj" in name:
+            tensor.fill_(value)
+    header = files[WEIGHTS_FILE]
+    length = int.from_bytes(header[:8], "little")
+    import json
+
+    metadata = json.loads(header[8 : 8 + length])["__metadata__"]
+    return {**files, WEIGHTS_FILE: save(tensors, metadata=metadata)}
+
+
+def test_a_diverged_policy_fails_alone(make_engine: MakeEngine, plain: Any) -> None:
+    engine = make_engine()
+    engine.load_policy("bad", poisoned(policy_files(plain, seed=1), float("nan")))
+    bad = ask(PROMPT, policy="bad", num_samples=2)
+    good = ask(PROMPT, seed=1, max_tokens=20)
+    expected = run(make_engine(), good)[0]
+    for request in (bad, good):
+        engine.submit(request)
+    outcomes = drain(engine)
+    error = outcomes[bad.request_id]
+    assert isinstance(error, InvalidRequest)
+    assert "policy bad" in error.message
+    same(only(result_of(outcomes[good.request_id])), only(expected))
+
+
+def test_a_row_that_diverges_while_it_runs_leaves_no_trace(
+    make_engine: MakeEngine, plain: Any
+) -> None:
+    """Its cache rows are infinite when it ends; who gets its place must not read them."""
+    engine = make_engine()
+    engine.load_policy("p", policy_files(plain, seed=1))
+    bad = ask(PROMPT, policy="p", num_samples=3, max_tokens=50)
+    mate = ask(PROMPT, seed=1, max_tokens=30)
+    after = [ask([4, 5], seed=seed, max_tokens=30) for seed in range(4)]
+    expected = [run(make_engine(), request)[0] for request in (mate, *after)]
+    engine.submit(bad)
+    engine.submit(mate)
+    engine.step()
+    adapter = engine._policies["p"]
+    with torch.no_grad():
+        for name, parameter in adapter.named_parameters():
+            if "v_proj" in name or "k_proj" in name:
+                parameter.fill_(float("inf"))
+    outcomes = {each.request_id: each.outcome for each in engine.step()}
+    assert isinstance(outcomes[bad.request_id], InvalidRequest)
+    for slab in engine._cache.slabs:
+        for tensor in (*slab.keys, *slab.values):
+            assert bool(torch.isfinite(tensor).all())
+    for request in after:
+        engine.submit(request)
+    outcomes |= drain(engine)
+    for request, result in zip((mate, *after), expected, strict=True):
+        same(only(result_of(outcomes[request.request_id])), only(result))
+
+
+def test_dropped_policy_is_finished_with(make_engine: MakeEngine, plain: Any) -> None:
+    engine = make_engine()
+    files = policy_files(plain, seed=1)
+    engine.load_policy("p", files)
+    request = ask(PROMPT, policy="p", seed=1)
+    expected: SampleResult = run(engine, request)[0]
+    engine.submit(request)
+    engine.step()
+    engine.drop_policy("p")
+    same(only(result_of(drain(engine)[request.request_id])), only(expected))
+
+
+@pytest.mark.parametrize(
+    ("request_", "message"),
+    [
+        (ask([]), "prompt is empty"),
+        (ask([1] * 257), "257 tokens; tiny takes at most 256"),
+        (ask([1, 512]), "token 512; tokens of tiny are 0 to 511"),
+        (ask([1, -3]), "token -3"),
+    ],
+)
+def test_what_the_model_cannot_take_is_refused(
+    engine: TransformersEngine, request_: SampleOperation, message: str
+) -> None:
+    assert request_.base_model == MODEL
+    with pytest.raises(InvalidRequest, match=message):
+        engine.submit(request_)
+    assert engine.load == 0
