@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -70,3 +71,19 @@ def valkey_url(valkey_server: str) -> str:
 
     connect(valkey_server).flushall()
     return valkey_server
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 1 MiB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)]
+    try:
+        answer = subprocess.run(mount, capture_output=True, text=True)
+    except FileNotFoundError:
+        pytest.skip("there is no mount command")
+    if answer.returncode:
+        pytest.skip(f"this user can't mount a small disk: {answer.stderr.strip()}")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)

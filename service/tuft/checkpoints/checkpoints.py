@@ -20,6 +20,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pydantic import ValidationError
 
 from tuft.checkpoints.paths import KINDS, check_name, prefix_of
+from tuft.config import describe
 from tuft.contracts.records import (
     CheckpointFile,
     CheckpointKind,
@@ -101,11 +102,14 @@ class Checkpoints:
         except NotFound as error:
             raise NotFound(f"there is no checkpoint at {prefix!r}") from error
         try:
-            return CheckpointManifest.model_validate_json(data)
-        except ValidationError as error:
+            manifest = CheckpointManifest.model_validate_json(data)
+            _check_file_names((*manifest.files, manifest.folder))
+        except ValueError as error:
+            why = describe(error) if isinstance(error, ValidationError) else str(error)
             raise DamagedCheckpoint(
-                f"{prefix}/{MANIFEST} is damaged: it is not a manifest of this version ({error})"
+                f"{prefix}/{MANIFEST} is damaged, or not a manifest of this version: {why}"
             ) from error
+        return manifest
 
     def record(self, prefix: str) -> CheckpointRecord:
         """Manifest and settings. Raises as `manifest`."""
@@ -231,7 +235,7 @@ class Checkpoints:
         except NotFound:
             settings = CheckpointSettings()
         except ValidationError as error:
-            raise DamagedCheckpoint(f"{place} is damaged: {error}") from error
+            raise DamagedCheckpoint(f"{place} is damaged: {describe(error)}") from error
         return CheckpointRecord(manifest=manifest, settings=settings)
 
     def _verified(
@@ -286,4 +290,4 @@ def _json(record: CheckpointManifest | CheckpointSettings) -> bytes:
 def _check_file_names(files: Iterable[str]) -> None:
     for name in files:
         if "/" in name or name in (MANIFEST, SETTINGS):
-            raise ValueError(f"{name!r} can't be a file of a checkpoint")
+            raise ValueError(f"{name!r} can't be a file or folder of a checkpoint")

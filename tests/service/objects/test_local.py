@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -80,22 +79,6 @@ def test_a_put_is_synced_before_it_is_seen(tmp_path: Path, monkeypatch: pytest.M
     assert not (tmp_path / "x").exists()
 
 
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 1 MiB."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)]
-    try:
-        answer = subprocess.run(mount, capture_output=True, text=True)
-    except FileNotFoundError:
-        pytest.skip("there is no mount command")
-    if answer.returncode:
-        pytest.skip(f"this user can't mount a small disk: {answer.stderr.strip()}")
-    yield folder
-    subprocess.run(["umount", str(folder)], check=True)
-
-
 def test_a_full_disk(small_disk: Path, tmp_path: Path) -> None:
     store = LocalObjects(small_disk)
     store.put("old", b"o" * 400_000)
@@ -157,3 +140,24 @@ def test_open_by_configuration(tmp_path: Path) -> None:
     assert (tmp_path / "named" / "team" / "x" / "a").read_bytes() == b"2"
     with pytest.raises(ConfigError, match="prefix"):
         open_object_store(ObjectStoreConfig(prefix="../x"), tmp_path)
+
+
+def test_a_folder_that_a_delete_tidies_away_under_a_put(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = LocalObjects(tmp_path)
+    store.put("a/b/old", b"x")
+    real_replace = os.replace
+    others = [lambda: store.delete("a/b/old"), lambda: store.put("a/b/old", b"x")] * 3
+
+    def replace(source: Path, target: Path) -> None:
+        if target.name == "new" and others:
+            # The folder was there when the put looked; now it may be gone.
+            others.pop(0)()
+        real_replace(source, target)
+
+    monkeypatch.setattr(os, "replace", replace)
+    for _ in range(3):
+        store.put("a/b/new", b"whole")
+        assert store.get("a/b/new") == b"whole"
+        store.delete("a/b/new")
