@@ -18,6 +18,7 @@ from tuft_sdk.errors import (
     translated,
 )
 from tuft_sdk.ledger import Finished, Fresh, Resubmit, StepLedger, StepState
+from tuft_sdk.paths import checkpoint_path, sampler_path
 from tuft_sdk.runs import AttachedRun
 
 __all__ = [
@@ -36,6 +37,8 @@ __all__ = [
     "StepState",
     "Transient",
     "TuftClient",
+    "checkpoint_path",
     "connect",
+    "sampler_path",
     "translated",
 ]

@@ -1,0 +1,118 @@
+"""Artifacts by URI: a file path, file:// or s3://bucket/key.
+
+S3 is spoken through the MinIO client, with the usual variables: AWS_ENDPOINT_URL (or
+MINIO_ENDPOINT), AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (or MINIO_ACCESS_KEY and
+MINIO_SECRET_KEY), AWS_REGION.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import unquote, urlsplit
+
+from tuft_components.errors import BadConfiguration, BadData, TransientFailure
+
+if TYPE_CHECKING:
+    from minio import Minio
+
+_DENIED = frozenset({"AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch"})
+_ABSENT = frozenset({"NoSuchKey", "NoSuchBucket", "NoSuchObject"})
+
+
+@contextmanager
+def local_input(uri: str) -> Iterator[Path]:
+    """A local file with the artifact's content.
+
+    Raises:
+        BadData: it is not there. TransientFailure: the object store is away.
+    """
+    target = _parse(uri)
+    if isinstance(target, Path):
+        if not target.is_file():
+            raise BadData(f"the input {uri} does not exist")
+        yield target
+        return
+    bucket, key = target
+    with tempfile.TemporaryDirectory(prefix="tuft-") as folder:
+        path = Path(folder) / Path(key).name
+        with _object_store_errors(uri):
+            _s3().fget_object(bucket, key, str(path))
+        yield path
+
+
+@contextmanager
+def local_output(uri: str) -> Iterator[Path]:
+    """A local path to write to. It becomes the artifact only if the block succeeds.
+
+    Raises:
+        TransientFailure: the object store is away.
+    """
+    target = _parse(uri)
+    if isinstance(target, Path):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".tuft-", dir=target.parent) as folder:
+            path = Path(folder) / target.name
+            yield path
+            os.replace(path, target)
+        return
+    bucket, key = target
+    with tempfile.TemporaryDirectory(prefix="tuft-") as folder:
+        path = Path(folder) / Path(key).name
+        yield path
+        with _object_store_errors(uri):
+            _s3().fput_object(bucket, key, str(path))
+
+
+def _parse(uri: str) -> Path | tuple[str, str]:
+    if "://" not in uri:
+        return Path(uri)
+    parts = urlsplit(uri)
+    if parts.scheme == "file" and parts.netloc in ("", "localhost"):
+        return Path(unquote(parts.path))
+    key = parts.path.lstrip("/")
+    if parts.scheme == "s3" and parts.netloc and key:
+        return parts.netloc, key
+    raise BadConfiguration(f"can't read {uri!r}: give a file path, file:///path or s3://bucket/key")
+
+
+def _s3() -> Minio:
+    from minio import Minio
+
+    env = os.environ
+    endpoint = env.get("AWS_ENDPOINT_URL") or env.get("MINIO_ENDPOINT") or ""
+    if not endpoint:
+        raise BadConfiguration(
+            "AWS_ENDPOINT_URL (or MINIO_ENDPOINT) is not set: it says where s3:// is, "
+            "for example http://minio:9000"
+        )
+    scheme, _, host = endpoint.rpartition("://")
+    return Minio(
+        host.rstrip("/"),
+        access_key=env.get("AWS_ACCESS_KEY_ID") or env.get("MINIO_ACCESS_KEY"),
+        secret_key=env.get("AWS_SECRET_ACCESS_KEY") or env.get("MINIO_SECRET_KEY"),
+        region=env.get("AWS_REGION") or "us-east-1",
+        secure=scheme != "http",
+    )
+
+
+@contextmanager
+def _object_store_errors(uri: str) -> Iterator[None]:
+    import urllib3
+    from minio.error import S3Error
+
+    try:
+        yield
+    except S3Error as error:
+        code = error.code or ""
+        if code in _ABSENT:
+            raise BadData(f"{uri} does not exist ({code})") from error
+        if code in _DENIED:
+            raise BadConfiguration(f"{uri}: the object store refused the keys ({code})") from error
+        raise TransientFailure(f"{uri}: the object store failed: {error}") from error
+    except urllib3.exceptions.HTTPError as error:
+        raise TransientFailure(f"{uri}: the object store can't be reached: {error}") from error

@@ -1,0 +1,43 @@
+"""KFP faces of the step `feedback`. KFP reads types at run time: no postponed annotations here."""
+
+# ruff: noqa: ARG001  # KFP reads a container component's signature; values go through {{$}}
+
+from typing import NamedTuple
+
+from kfp import dsl
+
+from tuft_components.kfp_faces import steps_image
+
+
+@dsl.container_component
+def feedback(
+    trajectories: dsl.Input[dsl.Dataset],
+    batch: dsl.Output[dsl.Dataset],
+    metrics: dsl.Output[dsl.Metrics],
+    mean_reward: dsl.OutputPath(float),  # type: ignore[valid-type]
+    reward: str = "env",
+    advantage: str = "grpo_no_std",
+    drop_truncated: bool = False,
+) -> dsl.ContainerSpec:
+    """Judge trajectories and turn them into a batch to train on."""
+    return dsl.ContainerSpec(
+        image=steps_image(),
+        command=["tuft-step", "feedback"],
+        args=["--executor-input", dsl.PIPELINE_TASK_EXECUTOR_INPUT_PLACEHOLDER],
+    )
+
+
+@dsl.component(base_image=steps_image(), install_kfp_package=False)
+def feedback_lightweight(
+    trajectories: dsl.Input[dsl.Dataset],
+    batch: dsl.Output[dsl.Dataset],
+    metrics: dsl.Output[dsl.Metrics],
+    reward: str = "env",
+    advantage: str = "grpo_no_std",
+    drop_truncated: bool = False,
+) -> NamedTuple("Outputs", [("mean_reward", float)]):  # type: ignore[valid-type]
+    """Judge trajectories and turn them into a batch to train on."""
+    arguments = dict(locals())
+    from tuft_components.kfp_faces import run_lightweight
+
+    return run_lightweight("feedback", arguments)

@@ -1,0 +1,33 @@
+"""Things by name: registered ones, and a user's own by import path `package.module:attribute`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from importlib import import_module
+from typing import Any
+
+from tuft_components.errors import BadConfiguration
+
+
+def resolve(name: str, registered: Mapping[str, str], what: str) -> Callable[..., Any]:
+    """The callable that `name` means.
+
+    Raises:
+        BadConfiguration: naming what is registered, or what failed to import.
+    """
+    path = registered.get(name, name)
+    module_name, colon, attribute = path.partition(":")
+    if not colon or not module_name or not attribute:
+        raise BadConfiguration(
+            f"no {what} {name!r}; there are: {', '.join(registered)}; "
+            "or give your own as package.module:attribute"
+        )
+    try:
+        module = import_module(module_name)
+    except ImportError as error:
+        raise BadConfiguration(f"{what} {name}: can't import {module_name}: {error}") from error
+    found = getattr(module, attribute, None)
+    if not callable(found):
+        raise BadConfiguration(f"{what} {name}: {module_name} has no callable {attribute!r}")
+    result: Callable[..., Any] = found
+    return result

@@ -1,0 +1,1 @@
+"""The reinforcement-learning core: pure functions over numpy arrays, each with its source."""

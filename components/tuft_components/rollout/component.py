@@ -1,0 +1,54 @@
+"""KFP faces of the step `rollout`. KFP reads types at run time: no postponed annotations here."""
+
+# ruff: noqa: ARG001  # KFP reads a container component's signature; values go through {{$}}
+
+from kfp import dsl
+
+from tuft_components.kfp_faces import steps_image
+
+
+@dsl.container_component
+def rollout(
+    policy: str,
+    trajectories: dsl.Output[dsl.Dataset],
+    env: str = "second_word",
+    env_args: str = "{}",
+    groups: int = 8,
+    group_size: int = 8,
+    iteration: int = 0,
+    seed: int = 0,
+    max_tokens: int = 16,
+    max_turns: int = 32,
+    temperature: float = 1.0,
+    split: str = "train",
+    timeout_s: float = 600.0,
+) -> dsl.ContainerSpec:
+    """Let a policy act in an environment and record every transition."""
+    return dsl.ContainerSpec(
+        image=steps_image(),
+        command=["tuft-step", "rollout"],
+        args=["--executor-input", dsl.PIPELINE_TASK_EXECUTOR_INPUT_PLACEHOLDER],
+    )
+
+
+@dsl.component(base_image=steps_image(), install_kfp_package=False)
+def rollout_lightweight(
+    policy: str,
+    trajectories: dsl.Output[dsl.Dataset],
+    env: str = "second_word",
+    env_args: str = "{}",
+    groups: int = 8,
+    group_size: int = 8,
+    iteration: int = 0,
+    seed: int = 0,
+    max_tokens: int = 16,
+    max_turns: int = 32,
+    temperature: float = 1.0,
+    split: str = "train",
+    timeout_s: float = 600.0,
+) -> None:
+    """Let a policy act in an environment and record every transition."""
+    arguments = dict(locals())
+    from tuft_components.kfp_faces import run_lightweight
+
+    run_lightweight("rollout", arguments)

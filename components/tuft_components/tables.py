@@ -1,0 +1,65 @@
+"""Parquet files with a named, versioned schema in their metadata.
+
+A reader knows before it looks at a row whether the file is what it expects.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from tuft_components.artifacts import local_input, local_output
+from tuft_components.errors import BadData
+from tuft_components.steps import Artifact
+
+_SCHEMA_KEY = b"tuft.schema"
+
+
+@dataclass(frozen=True)
+class TableSchema:
+    """`name` is like `tuft.batch/1`: a new number for every change of columns or meaning."""
+
+    name: str
+    columns: pa.Schema
+
+
+def write_table(
+    uri: str,
+    schema: TableSchema,
+    rows: Sequence[Mapping[str, Any]],
+    metadata: Mapping[str, str | int | float] | None = None,
+) -> Artifact:
+    """Write rows (column name → value). `metadata` goes into the artifact and the file."""
+    table = pa.Table.from_pylist([dict(row) for row in rows], schema=schema.columns)
+    described = {"schema": schema.name, "rows": table.num_rows, **(metadata or {})}
+    texts = {f"tuft.{key}".encode(): str(value).encode() for key, value in described.items()}
+    with local_output(uri) as path:
+        pq.write_table(table.replace_schema_metadata(texts), path, compression="zstd")
+    return Artifact(uri=uri, metadata=described)
+
+
+def read_table(uri: str, schema: TableSchema) -> list[dict[str, Any]]:
+    """The rows of a file of that schema; lists come as Python lists.
+
+    Raises:
+        BadData: not a Parquet file, or one of another schema.
+    """
+    with local_input(uri) as path:
+        try:
+            table = pq.read_table(path)
+        except (pa.ArrowException, OSError) as error:
+            raise BadData(f"{uri} is not a readable Parquet file: {error}") from error
+    found = (table.schema.metadata or {}).get(_SCHEMA_KEY, b"").decode()
+    if found != schema.name:
+        raise BadData(
+            f"{uri} has schema {found or 'none'}, but this step reads {schema.name}: "
+            "was another step's output given?"
+        )
+    if not table.schema.equals(schema.columns, check_metadata=False):
+        raise BadData(f"{uri} says {schema.name}, but its columns are {table.schema.names}")
+    rows: list[dict[str, Any]] = table.to_pylist()
+    return rows

@@ -1,0 +1,134 @@
+"""`tuft.trajectories/1`: what a rollout produced, one row a transition (one turn of one episode).
+
+| column | meaning |
+|---|---|
+| iteration, group_id, sample, turn | which transition: rows of one group share their task |
+| policy | what was sampled from: a tinker:// path, or a base model |
+| policy_version | updates behind that policy (the rollout's iteration) |
+| prompt_tokens, completion_tokens | int32 token ids |
+| logprobs | float32 [T], of the distribution sampled from |
+| prompt_text, completion_text | the same as text, without special tokens |
+| stop_reason | stop, or length |
+| env_reward, done | what the environment said to the completion |
+| info | JSON object of the environment: the reference answer, say |
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from itertools import groupby
+from typing import Any
+
+import pyarrow as pa
+
+from tuft_components.errors import BadData
+from tuft_components.steps import Artifact
+from tuft_components.tables import TableSchema, read_table, write_table
+
+TRAJECTORIES = TableSchema(
+    "tuft.trajectories/1",
+    pa.schema(
+        [
+            ("iteration", pa.int64()),
+            ("group_id", pa.int64()),
+            ("sample", pa.int64()),
+            ("turn", pa.int64()),
+            ("policy", pa.string()),
+            ("policy_version", pa.int64()),
+            ("prompt_tokens", pa.list_(pa.int32())),
+            ("completion_tokens", pa.list_(pa.int32())),
+            ("logprobs", pa.list_(pa.float32())),
+            ("prompt_text", pa.string()),
+            ("completion_text", pa.string()),
+            ("stop_reason", pa.string()),
+            ("env_reward", pa.float32()),
+            ("done", pa.bool_()),
+            ("info", pa.string()),
+        ]
+    ),
+)
+
+
+@dataclass(frozen=True)
+class Transition:
+    """One turn: the policy saw `prompt_tokens` and answered `completion_tokens`."""
+
+    iteration: int
+    group_id: int
+    sample: int
+    turn: int
+    policy: str
+    policy_version: int
+    prompt_tokens: Sequence[int]
+    completion_tokens: Sequence[int]
+    logprobs: Sequence[float]
+    prompt_text: str
+    completion_text: str
+    stop_reason: str
+    env_reward: float
+    done: bool
+    info: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Trajectory:
+    """The transitions of one episode, in order; never empty."""
+
+    transitions: Sequence[Transition]
+
+    @property
+    def key(self) -> tuple[int, int, int]:
+        first = self.transitions[0]
+        return (first.iteration, first.group_id, first.sample)
+
+
+def write_trajectories(
+    uri: str, transitions: Iterable[Transition], metadata: Mapping[str, str | int | float]
+) -> Artifact:
+    rows = []
+    for transition in transitions:
+        row = asdict(transition)
+        row["info"] = json.dumps(row["info"], sort_keys=True)
+        rows.append(row)
+    return write_table(uri, TRAJECTORIES, rows, metadata)
+
+
+def read_trajectories(uri: str) -> list[Trajectory]:
+    """Episodes in canonical order: by iteration, group and sample.
+
+    Raises:
+        BadData: another schema, no rows, a transition that is there twice, or one with another
+            number of logprobs than of tokens.
+    """
+    transitions = []
+    for row in read_table(uri, TRAJECTORIES):
+        row["info"] = json.loads(row["info"])
+        transitions.append(Transition(**row))
+    if not transitions:
+        raise BadData(f"{uri} has no rows")
+    return group_transitions(uri, transitions)
+
+
+def group_transitions(where: str, transitions: Iterable[Transition]) -> list[Trajectory]:
+    """Transitions in any order → episodes in canonical order; BadData as `read_trajectories`."""
+    ordered = sorted(transitions, key=lambda t: (t.iteration, t.group_id, t.sample, t.turn))
+    for transition in ordered:
+        if len(transition.logprobs) != len(transition.completion_tokens):
+            raise BadData(
+                f"{where}: group {transition.group_id} sample {transition.sample} has "
+                f"{len(transition.completion_tokens)} completion tokens and "
+                f"{len(transition.logprobs)} logprobs"
+            )
+    trajectories = []
+    for key, rows in groupby(ordered, key=lambda t: (t.iteration, t.group_id, t.sample)):
+        trajectory = Trajectory(list(rows))
+        turns = [transition.turn for transition in trajectory.transitions]
+        if turns != list(range(len(turns))):
+            raise BadData(
+                f"{where}: (iteration, group, sample) {key} has turns {turns}; "
+                "each turn from 0 on must be there once"
+            )
+        trajectories.append(trajectory)
+    return trajectories

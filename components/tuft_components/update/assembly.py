@@ -1,0 +1,46 @@
+"""From a batch to what is submitted to the trainer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import groupby
+from typing import TYPE_CHECKING
+
+from tuft_components.batches import BatchRow
+from tuft_components.rl.datums import assemble
+
+if TYPE_CHECKING:
+    from tinker import types
+
+
+def rows_with_signal(rows: Sequence[BatchRow]) -> tuple[list[BatchRow], int]:
+    """Rows of the groups that can change the policy, and how many groups were dropped.
+
+    A group whose advantages are all zero (all its episodes were equally good) would cost a
+    forward and backward pass and add nothing. A completion without tokens adds nothing either.
+    """
+    kept: list[BatchRow] = []
+    dropped = 0
+    for _, members in groupby(rows, key=lambda row: (row.iteration, row.group_id)):
+        group = [row for row in members if len(row.completion_tokens) > 0]
+        if any(a * m for row in group for a, m in zip(row.advantages, row.mask, strict=True)):
+            kept += group
+        else:
+            dropped += 1
+    return kept, dropped
+
+
+def datum_of(row: BatchRow) -> types.Datum:
+    from tinker import types
+
+    arrays = assemble(
+        row.prompt_tokens, row.completion_tokens, row.logprobs, row.advantages, row.mask
+    )
+    return types.Datum(
+        model_input=types.ModelInput.from_ints(arrays.input_tokens.tolist()),
+        loss_fn_inputs={
+            "target_tokens": types.TensorData.from_numpy(arrays.target_tokens),
+            "logprobs": types.TensorData.from_numpy(arrays.logprobs),
+            "advantages": types.TensorData.from_numpy(arrays.advantages),
+        },
+    )
