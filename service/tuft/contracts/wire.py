@@ -26,6 +26,8 @@ _DTYPES: dict[int, np.dtype[np.generic]] = {
 }
 # What all sparse tensors of a request may become: a few bytes may claim any shape.
 _MAX_DENSE_ELEMENTS = 32 * 1024 * 1024
+# numpy refuses larger shapes even where another size is 0.
+_MAX_SIZE = 2**31 - 1
 
 
 @dataclass(frozen=True)
@@ -117,8 +119,11 @@ def decode_forward_backward(data: bytes) -> ForwardBackwardRequest:
 def content_digest(request: ForwardBackwardRequest) -> str:
     """Digest of the decoded content, equal for equal requests whatever their bytes."""
     parts: list[bytes | str] = [request.loss_fn, str(request.forward_only)]
+    # With the counts, no two requests have the same parts.
+    parts.append(f"{len(request.loss_config)} config keys")
     parts += [f"{key}={value!r}" for key, value in sorted(request.loss_config.items())]
     for row in request.rows:
+        parts.append(f"{len(row.inputs)} inputs")
         parts.append(np.ascontiguousarray(row.tokens).tobytes())
         for name, array in sorted(row.inputs.items()):
             parts += [name, f"{array.dtype}{array.shape}", np.ascontiguousarray(array).tobytes()]
@@ -194,7 +199,7 @@ def _check_sparse_total(message: pb.ForwardBackwardRequest) -> None:
                 total += _product([max(0, size) for size in tensor.shape])
             if total > _MAX_DENSE_ELEMENTS:
                 raise InvalidRequest(
-                    f"data[{index}].loss_fn_inputs[{name!r}]: the sparse tensors up to here have "
+                    f"{_tensor_name(index, name)}: the sparse tensors up to here have "
                     f"more than {_MAX_DENSE_ELEMENTS} elements; send fewer datums in a request"
                 )
 
@@ -216,7 +221,7 @@ def _decode_row(index: int, datum: pb.Datum) -> Row:
         pieces.append(np.frombuffer(chunk.encoded_text.tokens, dtype="<i4"))
     tokens = np.concatenate(pieces) if pieces else np.empty(0, dtype=np.int32)
     inputs = {
-        name: _decode_tensor(f"data[{index}].loss_fn_inputs[{name!r}]", tensor)
+        name: _decode_tensor(_tensor_name(index, name), tensor)
         for name, tensor in datum.loss_fn_inputs.items()
     }
     return Row(tokens=tokens, inputs=inputs)
@@ -226,9 +231,7 @@ def _decode_tensor(where: str, tensor: pb.Tensor) -> Array:
     dtype = _DTYPES.get(tensor.dtype)
     if dtype is None:
         raise InvalidRequest(f"{where}: dtype {tensor.dtype} is not served; use float32 or int64")
-    shape = list(tensor.shape)
-    if any(size < 0 for size in shape):
-        raise InvalidRequest(f"{where}: negative size in shape {shape}")
+    shape = _shape_of(where, tensor)
     if tensor.WhichOneof("encoding") == "sparse_csr":
         return _decode_csr(where, tensor.sparse_csr, dtype, shape)
     flat = _frombuffer(where, tensor.dense, dtype)
@@ -255,14 +258,34 @@ def _decode_csr(
         len(crow) == rows + 1
         and crow[0] == 0
         and crow[-1] == len(values) == len(col)
+        # Both: differences of huge indices wrap around.
+        and 0 <= int(crow.min()) <= int(crow.max()) <= len(values)
         and bool((counts >= 0).all())
         and (len(col) == 0 or (int(col.min()) >= 0 and int(col.max()) < columns))
     )
     if not sound:
         raise InvalidRequest(f"{where}: inconsistent CSR indices for shape {shape}")
+    row = np.repeat(np.arange(rows), counts)
+    given = np.zeros((rows, columns), dtype=np.bool_)
+    given[row, col] = True
+    if np.count_nonzero(given) != len(col):
+        raise InvalidRequest(f"{where}: a CSR element is given twice")
     dense = np.zeros((rows, columns), dtype=dtype)
-    dense[np.repeat(np.arange(rows), counts), col] = values
+    dense[row, col] = values
     return dense
+
+
+def _tensor_name(index: int, name: str) -> str:
+    return f"data[{index}].loss_fn_inputs[{name!r}]"
+
+
+def _shape_of(where: str, tensor: pb.Tensor) -> list[int]:
+    shape = list(tensor.shape)
+    if len(shape) > 2 or any(not 0 <= size <= _MAX_SIZE for size in shape):
+        raise InvalidRequest(
+            f"{where}: shape {shape} must be [N] or [N, K], of sizes between 0 and {_MAX_SIZE}"
+        )
+    return shape
 
 
 def _frombuffer(where: str, data: bytes, dtype: np.dtype[np.generic]) -> Array:
