@@ -1,0 +1,1 @@
+"""The trainer worker: runs the journalled operations of training runs on one base model."""

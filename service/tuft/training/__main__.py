@@ -1,0 +1,63 @@
+"""`python -m tuft.training`: one rank of a trainer group.
+
+Environment: TUFT_CONFIG (path of the service's configuration as JSON), TUFT_STORE_URL and
+TUFT_MODEL; with several ranks those of torch.distributed. SIGTERM ends the process at once:
+whatever it was doing is done again from the journal.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from tuft.config import ServiceConfig, describe
+from tuft.errors import ConfigError, LeaseLost
+from tuft.training.worker import run_worker
+
+log = logging.getLogger(__name__)
+
+_EX_LEASE_LOST = 75
+_EX_CONFIG = 78
+
+
+def main() -> int:
+    """Exit status 78 for a configuration that can't work, 75 for a lost lease."""
+    logging.basicConfig(
+        level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+    )
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    try:
+        run_worker(_config(), _env("TUFT_STORE_URL"), _env("TUFT_MODEL"))
+    except ConfigError as error:
+        sys.stderr.write(f"tuft.training: {error.message}\n")
+        return _EX_CONFIG
+    except LeaseLost as error:
+        log.warning("%s", error.message)
+        return _EX_LEASE_LOST
+    return 0
+
+
+def _config() -> ServiceConfig:
+    path = Path(_env("TUFT_CONFIG"))
+    try:
+        return ServiceConfig.model_validate_json(path.read_bytes())
+    except OSError as error:
+        raise ConfigError(f"can't read TUFT_CONFIG {path}: {error.strerror}") from error
+    except ValidationError as error:
+        raise ConfigError(f"TUFT_CONFIG {path} is not valid:\n{describe(error)}") from error
+
+
+def _env(name: str) -> str:
+    value = os.environ.get(name)
+    if not value:
+        raise ConfigError(f"the environment variable {name} is not set; `tuft` sets it")
+    return value
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,148 @@
+"""The ranks of a trainer group: rank 0 commands, the others follow.
+
+Every rank does every command, also one that has no rows for it. Weights and optimizer state
+are whole on each rank. If a rank dies, the others fail at their next exchange and end; the
+supervisor starts the group anew.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from dataclasses import dataclass
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+
+from tuft.errors import TuftError
+from tuft.training.commands import Command
+from tuft.training.replica import Replica
+
+log = logging.getLogger(__name__)
+
+# Followers wait for the next command this long. A rank that dies is noticed at once, by its
+# closed connection; an idle trainer must not be taken for a dead one.
+_PATIENCE = timedelta(days=30)
+_CPU = torch.device("cpu")
+
+
+class RankFailure(Exception):
+    """An unforeseen failure on some rank; what the operation changed so far is unknown."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where this process stands in its group."""
+
+    rank: int
+    world_size: int
+    device: torch.device
+
+
+def join_group() -> Place:
+    """Join the group of RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT.
+
+    Without them it is a group of one, which needs no port. gloo on CPU, NCCL on GPU.
+    """
+    rank = int(os.environ.get("RANK", "0"))
+    world_size = int(os.environ.get("WORLD_SIZE", "1"))
+    # DeepSpeed wants the variable to be there.
+    local_rank = int(os.environ.setdefault("LOCAL_RANK", "0"))
+    device = _CPU
+    backend = "gloo"
+    if torch.cuda.is_available():
+        device = torch.device("cuda", local_rank)
+        torch.cuda.set_device(device)
+        backend = "cpu:gloo,cuda:nccl"
+    else:
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    if world_size == 1:
+        store = torch.distributed.HashStore()  # type: ignore[attr-defined]  # not in __all__
+        dist.init_process_group(backend, store=store, rank=0, world_size=1)
+    else:
+        dist.init_process_group(backend, timeout=_PATIENCE)
+    _init_deepspeed(backend)
+    return Place(rank, world_size, device)
+
+
+def _init_deepspeed(backend: str) -> None:
+    import deepspeed
+    import deepspeed.ops
+
+    logging.getLogger("DeepSpeed").setLevel(max(logging.WARNING, logging.root.level))
+    # Which of its C++ operators could be compiled: none, since nothing here uses them. Left
+    # alone, DeepSpeed compiles one for shared memory when it meets gloo, for minutes.
+    deepspeed.ops.__compatible_ops__ = {}
+    deepspeed.init_distributed(backend, auto_mpi_discovery=False, verbose=False)
+
+
+@dataclass(frozen=True)
+class _Answer:
+    """`result`, or what went wrong: a TuftError as it is, anything else as text."""
+
+    result: object = None
+    refusal: TuftError | None = None
+    failure: str | None = None
+
+
+class RankGroup:
+    """All ranks, as rank 0 sees them."""
+
+    def __init__(self, replica: Replica, place: Place) -> None:
+        self._replica = replica
+        self._place = place
+
+    @property
+    def size(self) -> int:
+        return self._place.world_size
+
+    def call(self, command: Command) -> list[object]:
+        """Have every rank do `command`; their results in order of rank. Only on rank 0.
+
+        Raises:
+            TuftError: the command's content is wrong; nothing was changed.
+            RankFailure: something else went wrong on a rank.
+        """
+        if self.size > 1:
+            dist.broadcast_object_list([command], src=0, device=_CPU)
+        answers = self._do(command)
+        for rank, answer in enumerate(answers):
+            if answer.refusal is not None:
+                raise answer.refusal
+            if answer.failure is not None:
+                raise RankFailure(f"rank {rank}: {answer.failure}")
+        return [answer.result for answer in answers]
+
+    def follow(self) -> None:
+        """Do rank 0's commands until the process ends. Only on other ranks."""
+        while True:
+            box: list[Command | None] = [None]
+            dist.broadcast_object_list(box, src=0, device=_CPU)
+            command = box[0]
+            assert command is not None
+            self._do(command)
+
+    def _do(self, command: Command) -> list[_Answer]:
+        answer = self._answer(command)
+        if self.size == 1:
+            return [answer]
+        leader = self._place.rank == 0
+        gathered: list[_Answer] | None = [answer] * self.size if leader else None
+        dist.gather_object(answer, gathered, dst=0)
+        return gathered or []
+
+    def _answer(self, command: Command) -> _Answer:
+        try:
+            return _Answer(result=self._replica.do(command))
+        except TuftError as error:
+            return _Answer(refusal=error)
+        except torch.AcceleratorError:
+            raise  # the device is unusable from here on: the group must start anew
+        except Exception as error:
+            # The operation fails, and neither the worker nor other tenants with it. But a
+            # collective command has left the ranks out of step.
+            if command.collective and self.size > 1:
+                raise
+            log.exception("rank %d: %s failed", self._place.rank, type(command).__name__)
+            return _Answer(failure=f"{type(error).__name__}: {error}")

@@ -1,0 +1,293 @@
+"""Rank 0: takes operations from the journal, has them done, and records their outcomes."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Generator
+from functools import partial
+from typing import Literal
+
+from tuft.config import ServiceConfig
+from tuft.contracts.operations import (
+    CreateFromCheckpoint,
+    CreateModel,
+    ForwardBackward,
+    FutureRecord,
+    LoadWeights,
+    Operation,
+    OptimStep,
+    SaveWeights,
+    SaveWeightsForSampler,
+    Tombstone,
+)
+from tuft.errors import LeaseLost, NotFound, StaleWriter, StorageFull, TuftError, Unavailable
+from tuft.objects import ObjectStore
+from tuft.store import Effect, Lease, Outcome, Store
+from tuft.training.group import RankFailure, RankGroup
+from tuft.training.operations import Done, Operations
+from tuft.training.residents import Residents
+from tuft.training.runs import RunState, changes_state, note_failure, note_tombstone
+from tuft.training.scheduler import Scheduler, Task
+from tuft.training.waiting import until_available
+
+log = logging.getLogger(__name__)
+
+_LONGEST_WAIT_S = 1.0
+_LEASE_CHECK_S = 5.0
+# Operations that a journal may hold behind the last snapshot, whatever their cost.
+_LONGEST_JOURNAL = 1000
+_SERVER_ERRORS = frozenset({"storage_full", "internal"})
+_RESULT_TYPES = {
+    CreateModel: "CreateModel",
+    CreateFromCheckpoint: "LoadWeights",
+    OptimStep: "OptimStep",
+    SaveWeights: "SaveWeights",
+    SaveWeightsForSampler: "SaveWeightsForSampler",
+    LoadWeights: "LoadWeights",
+}
+
+Category = Literal["user", "server"]
+_USER: Category = "user"
+_SERVER: Category = "server"
+
+
+class Leader:
+    """One base model's operations, in order of seq_id within a run, runs taking turns."""
+
+    def __init__(
+        self,
+        group: RankGroup,
+        store: Store,
+        objects: ObjectStore,
+        config: ServiceConfig,
+        model_name: str,
+        lease: Lease,
+    ) -> None:
+        self._store = store
+        self._objects = objects
+        self._config = config
+        self._model_name = model_name
+        self._lease = lease
+        self._scheduler = Scheduler(self._serve, config.trainer.max_resident_adapters)
+        self._operations = Operations(group, store, objects, config.trainer.micro_batch_tokens)
+        self._residents = Residents(
+            group=group,
+            store=store,
+            objects=objects,
+            operations=self._operations,
+            lease=lease,
+            limit=config.trainer.max_resident_adapters,
+            is_busy=self._scheduler.is_active,
+        )
+        self._gaps: dict[str, float] = {}
+        self._last_event = "0-0"
+        self._next_lease_check = 0.0
+
+    def run(self) -> None:
+        """Work until the lease is lost. Raises: LeaseLost."""
+        self._look_everywhere()
+        while True:
+            self._listen()
+            self._scheduler.turn()
+            self._check_lease()
+
+    def _look_everywhere(self) -> None:
+        while True:
+            try:
+                self._last_event = self._store.events.latest(f"work:{self._model_name}")
+                run_ids = self._store.runs.live_run_ids(self._model_name)
+                break
+            except Unavailable as error:
+                log.warning("the store is away: %s", error.message)
+                time.sleep(_LONGEST_WAIT_S)
+        for run_id in run_ids:
+            self._scheduler.wake(run_id)
+
+    def _listen(self) -> None:
+        now = time.time()
+        idle = self._scheduler.idle_s()
+        until_gap = [deadline - now for deadline in self._gaps.values()]
+        wait = max(0.0, min([_LONGEST_WAIT_S, *until_gap, *([] if idle is None else [idle])]))
+        try:
+            self._last_event, run_ids = self._store.events.work(
+                self._model_name, self._last_event, round(wait * 1000)
+            )
+        except Unavailable as error:
+            log.warning("the store is away: %s", error.message)
+            time.sleep(max(wait, 0.1))
+            return
+        overdue = [run_id for run_id, deadline in self._gaps.items() if deadline <= time.time()]
+        for run_id in (*run_ids, *overdue):
+            self._gaps.pop(run_id, None)
+            self._scheduler.wake(run_id)
+
+    def _check_lease(self) -> None:
+        if time.monotonic() < self._next_lease_check:
+            return
+        try:
+            self._store.workers.check(self._lease)
+        except Unavailable as error:
+            log.warning("the lease can't be checked: %s", error.message)
+        self._next_lease_check = time.monotonic() + _LEASE_CHECK_S
+
+    def _serve(self, run_id: str) -> Task:
+        """All that a run has to do now. A run with nothing to do is not brought into memory."""
+        try:
+            while (entry := (yield from self._next_entry(run_id))) is not None:
+                state = yield from self._residents.open(run_id)
+                if isinstance(entry, Tombstone):
+                    yield from self._pass_tombstone(state, entry)
+                else:
+                    yield from self._finish(state, entry)
+                yield 0.0
+        except NotFound as error:
+            log.warning("training run %s is gone: %s", run_id, error.message)
+
+    def _next_entry(self, run_id: str) -> Generator[float, None, Operation | Tombstone | None]:
+        journal = self._store.journal
+        while True:
+            state = self._residents.get(run_id)
+            status = yield from until_available(run_id, lambda: self._store.runs.status(run_id))
+            cursor = status.cursor
+            if state is not None and state.cursor != cursor:
+                raise LeaseLost(f"the journal of {run_id} was moved on by another worker")
+            entries = yield from until_available(
+                run_id, partial(journal.entries, run_id, cursor, 1)
+            )
+            if entries:
+                return entries[0]
+            gap = yield from until_available(run_id, lambda: journal.waiting_since(run_id))
+            if gap is None:
+                return None
+            missing, since = gap
+            timeout = self._config.limits.gap_timeout_s
+            if time.time() < since + timeout:
+                self._gaps[run_id] = since + timeout
+                return None
+            yield from self._bury(run_id, missing, status.writer_epoch)
+
+    def _bury(self, run_id: str, seq_id: int, writer_epoch: int) -> Generator[float, None, None]:
+        timeout = self._config.limits.gap_timeout_s
+        tombstone = Tombstone(
+            run_id=run_id,
+            seq_id=seq_id,
+            reason=f"it did not arrive within {timeout:g} s of a later one",
+            poisons=True,
+        )
+        try:
+            yield from until_available(
+                run_id,
+                lambda: self._store.journal.refuse(tombstone, writer_epoch=writer_epoch),
+            )
+        except StaleWriter as error:
+            log.info("another writer attached meanwhile: %s", error.message)
+
+    def _pass_tombstone(self, state: RunState, tombstone: Tombstone) -> Task:
+        yield from until_available(
+            state.run_id,
+            lambda: self._store.journal.pass_tombstone(self._lease, state.run_id, tombstone.seq_id),
+        )
+        note_tombstone(state, tombstone)
+
+    def _finish(self, state: RunState, op: Operation) -> Task:
+        """Do an operation and record its outcome, whatever that is."""
+        done: Done | None = None
+        reason, category, in_doubt = "", _USER, False
+        try:
+            done = yield from self._operations.do(state, op)
+        except LeaseLost:
+            raise
+        except TuftError as error:
+            reason, category = error.message, _category(error)
+        except RankFailure as error:
+            reason, category = f"internal error in the trainer: {error}", _SERVER
+            in_doubt = changes_state(op)
+        snapshot = None
+        if done is not None and isinstance(op.body, CreateFromCheckpoint | LoadWeights):
+            # A replay must not need a checkpoint that its owner may delete.
+            snapshot = yield from until_available(
+                state.run_id, lambda: self._residents.write_snapshot(state, op.seq_id)
+            )
+        if done is not None:
+            yield from self._complete(state, op, done)
+        else:
+            if note_failure(state, op, reason):
+                self._operations.clear_gradients(state)
+            yield from self._fail(state, op, reason, category)
+        state.cursor = op.seq_id
+        if in_doubt:
+            self._residents.discard(state.run_id)
+        elif snapshot is not None:
+            yield from self._residents.adopt(state, snapshot)
+        elif self._snapshot_is_due(state):
+            yield from self._snapshot(state)
+
+    def _complete(self, state: RunState, op: Operation, done: Done) -> Task:
+        future = FutureRecord(
+            request_id=op.request_id,
+            tenant=state.record.tenant,
+            result_type=result_type_of(op),
+            status="done",
+            content=done.content,
+        )
+        body: bytes | None = done.body
+        if len(done.body) > self._config.limits.inline_payload_bytes:
+            key = f"results/{op.request_id}"
+            try:
+                yield from until_available(op.request_id, lambda: self._objects.put(key, done.body))
+                future, body = future.model_copy(update={"body_object": key}), None
+            except StorageFull as error:
+                # It is done and must be told; the store takes what the object store can't.
+                log.warning("the result of %s is kept inline: %s", op.request_id, error.message)
+        yield from self._record(op, Outcome(future, body), done.effects)
+
+    def _fail(self, state: RunState, op: Operation, reason: str, category: Category) -> Task:
+        log.info("%s failed: %s", op.request_id, reason)
+        future = FutureRecord(
+            request_id=op.request_id,
+            tenant=state.record.tenant,
+            result_type=result_type_of(op),
+            status="failed",
+            error=reason,
+            category=category,
+        )
+        yield from self._record(op, Outcome(future, None), [])
+
+    def _record(self, op: Operation, outcome: Outcome, effects: list[Effect]) -> Task:
+        yield from until_available(
+            op.request_id,
+            lambda: self._store.journal.complete(
+                self._lease,
+                op,
+                outcome,
+                effects,
+                result_ttl_s=self._config.limits.result_ttl_s,
+            ),
+        )
+
+    def _snapshot_is_due(self, state: RunState) -> bool:
+        since = state.snapshot.seq_id if state.snapshot is not None else -1
+        costly = state.tokens > self._config.trainer.snapshot_every_tokens
+        return state.at_rest and (costly or state.cursor - since > _LONGEST_JOURNAL)
+
+    def _snapshot(self, state: RunState) -> Task:
+        try:
+            snapshot = self._residents.write_snapshot(state, state.cursor)
+        except Unavailable as error:
+            log.warning("no snapshot of %s: %s", state.run_id, error.message)
+            return
+        if snapshot is not None:
+            yield from self._residents.adopt(state, snapshot)
+
+
+def result_type_of(op: Operation) -> str:
+    """The SDK's name of the request, as FutureRecord has it."""
+    body = op.body
+    if isinstance(body, ForwardBackward):
+        return "Forward" if body.forward_only else "ForwardBackward"
+    return _RESULT_TYPES[type(body)]
+
+
+def _category(error: TuftError) -> Category:
+    return _SERVER if error.retryable or error.code in _SERVER_ERRORS else _USER

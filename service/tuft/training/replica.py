@@ -1,0 +1,70 @@
+"""What one rank holds, and how it does a command."""
+
+from __future__ import annotations
+
+from tuft.modeling.adapters import adapter_files, adapter_from_files, new_adapter
+from tuft.modeling.loading import PreTrainedModel
+from tuft.modeling.lora import Adapter
+from tuft.training import commands
+from tuft.training.engine import AdapterEngine
+from tuft.training.forward import compute
+
+OPTIMIZER_FILE = "optimizer.safetensors"
+
+
+class Replica:
+    """The base model with LoRA layers, and an engine for each adapter in training."""
+
+    def __init__(self, model: PreTrainedModel, model_name: str, rank: int) -> None:
+        self._model = model
+        self._model_name = model_name
+        self._rank = rank
+        self._built: dict[str, Adapter] = {}
+        self._engines: dict[str, AdapterEngine] = {}
+
+    def do(self, command: commands.Command) -> object:
+        """Do a command; its class says what the result is.
+
+        Raises:
+            TuftError: the command's content is wrong; nothing was changed.
+        """
+        match command:
+            case commands.Compute(micro_batches):
+                return self._compute(micro_batches[self._rank])
+            case commands.Step(run_id, hyperparameters):
+                return self._engines[run_id].step(hyperparameters)
+            case commands.ClearGradients(run_id):
+                self._engines[run_id].clear_gradients()
+            case commands.Create(run_id, spec):
+                self._built[run_id] = new_adapter(self._model, spec)
+            case commands.Restore(run_id, files):
+                self._built[run_id] = adapter_from_files(self._model, files)
+            case commands.Start(run_id, optimizer):
+                self._start(run_id, optimizer)
+            case commands.Export(run_id, optimizer):
+                return self._export(run_id, optimizer) if self._rank == 0 else None
+            case commands.Close(run_id):
+                self._built.pop(run_id, None)
+                self._engines.pop(run_id, None)
+            case _:
+                raise TypeError(f"no rank knows the command {command!r}")
+        return None
+
+    def _compute(self, micro_batch: commands.MicroBatch | None) -> list[commands.RowResult]:
+        if not micro_batch:
+            return []
+        adapters = {group.run_id: self._engines[group.run_id].adapter for group in micro_batch}
+        return compute(self._model, adapters, micro_batch)
+
+    def _start(self, run_id: str, optimizer: bytes | None) -> None:
+        engine = AdapterEngine(self._built.pop(run_id))
+        if optimizer is not None:
+            engine.load_optimizer(optimizer)
+        self._engines[run_id] = engine
+
+    def _export(self, run_id: str, optimizer: bool) -> dict[str, bytes]:
+        engine = self._engines[run_id]
+        files = adapter_files(engine.adapter, self._model_name)
+        if optimizer:
+            files[OPTIMIZER_FILE] = engine.optimizer_file()
+        return files

@@ -1,0 +1,199 @@
+"""Training runs in memory: brought in when they have work, put away when others need the room."""
+
+from __future__ import annotations
+
+import logging
+from collections import OrderedDict
+from collections.abc import Callable, Generator
+from dataclasses import dataclass, field
+from functools import partial
+
+from tuft.contracts.operations import Operation, Tombstone
+from tuft.contracts.records import SnapshotRecord
+from tuft.errors import DamagedCheckpoint, NotFound, StorageFull, TuftError, Unavailable
+from tuft.objects import ObjectStore
+from tuft.store import Lease, RunStatus, Store
+from tuft.training import commands
+from tuft.training.group import RankFailure, RankGroup
+from tuft.training.operations import Operations
+from tuft.training.replica import OPTIMIZER_FILE
+from tuft.training.runs import RunState, changes_state, note_failure, note_tombstone
+from tuft.training.snapshots import Snapshots
+from tuft.training.waiting import until_available
+
+log = logging.getLogger(__name__)
+
+_REPLAY_AT_ONCE = 32
+
+
+@dataclass
+class Residents:
+    """Keeps up to `limit` runs; the least recently used idle one goes first.
+
+    A run that is not here is rebuilt from its last snapshot and the journal after it, with
+    the same computations as the first time: on one rank, to the same bits.
+    """
+
+    group: RankGroup
+    store: Store
+    objects: ObjectStore
+    operations: Operations
+    lease: Lease
+    limit: int
+    is_busy: Callable[[str], bool]
+    _states: OrderedDict[str, RunState] = field(default_factory=OrderedDict)
+    _opening: int = 0
+
+    def __post_init__(self) -> None:
+        self._snapshots = Snapshots(self.objects)
+
+    def get(self, run_id: str) -> RunState | None:
+        """The run's state where it is in memory."""
+        return self._states.get(run_id)
+
+    def open(self, run_id: str) -> Generator[float, None, RunState]:
+        """The run's state, brought into memory first where it is not there.
+
+        Raises:
+            NotFound: no such run.
+        """
+        state = self._states.get(run_id)
+        if state is None:
+            self._opening += 1
+            try:
+                yield from self._make_room()
+                state = yield from self._rebuild(run_id)
+            finally:
+                self._opening -= 1
+            self._states[run_id] = state
+        self._states.move_to_end(run_id)
+        return state
+
+    def discard(self, run_id: str) -> None:
+        """Forget a run whose state is in doubt; it is rebuilt when it is needed."""
+        self._states.pop(run_id, None)
+        self.group.call(commands.Close(run_id))
+
+    def write_snapshot(self, state: RunState, seq_id: int) -> SnapshotRecord | None:
+        """Write a snapshot that says "after `seq_id`"; `adopt` makes it count.
+
+        Returns:
+            None where the object store has no room: the journal then keeps what it has.
+
+        Raises:
+            Unavailable: the object store is away.
+        """
+        files = self.operations.export(state, optimizer=True)
+        try:
+            return self._snapshots.write(state.record, seq_id, state.step, files)
+        except StorageFull as error:
+            log.warning("no snapshot of %s: %s", state.run_id, error.message)
+            return None
+
+    def adopt(self, state: RunState, snapshot: SnapshotRecord) -> Generator[float, None, None]:
+        """Recover from this snapshot from now on; keep the one before it, and no older."""
+        run_id, older = state.run_id, state.snapshot
+        yield from until_available(
+            run_id, lambda: self.store.journal.set_snapshot(self.lease, run_id, snapshot)
+        )
+        state.snapshot, state.tokens = snapshot, 0
+        if older is None or older.seq_id >= snapshot.seq_id:
+            return
+        last_needed = older
+        unused = yield from until_available(
+            run_id, lambda: self.store.journal.trim(self.lease, run_id, last_needed.seq_id)
+        )
+        try:
+            for key in unused:
+                self.objects.delete(key)
+            self._snapshots.remove_before(older)
+        except Unavailable as error:
+            log.warning("old snapshots and payloads of %s stay: %s", run_id, error.message)
+
+    def _make_room(self) -> Generator[float, None, None]:
+        while len(self._states) + self._opening > self.limit:
+            idle = (state for run_id, state in self._states.items() if not self.is_busy(run_id))
+            state = next(idle, None)
+            if state is None:
+                return
+            log.info("putting %s away", state.run_id)
+            if state.at_rest and state.tokens > 0:
+                yield from self._snapshot_before_leaving(state)
+            if not self.is_busy(state.run_id):
+                self.discard(state.run_id)
+
+    def _snapshot_before_leaving(self, state: RunState) -> Generator[float, None, None]:
+        try:
+            snapshot = self.write_snapshot(state, state.cursor)
+        except Unavailable as error:
+            log.warning("%s will come back by replay: %s", state.run_id, error.message)
+            return
+        if snapshot is not None:
+            yield from self.adopt(state, snapshot)
+
+    def _rebuild(self, run_id: str) -> Generator[float, None, RunState]:
+        record = yield from until_available(run_id, lambda: self.store.runs.get(run_id))
+        status = yield from until_available(run_id, lambda: self.store.runs.status(run_id))
+        state = RunState(record)
+        try:
+            yield from self._restore_snapshot(state, status)
+            if state.cursor < status.cursor:
+                log.info("replaying %s from %d to %d", run_id, state.cursor, status.cursor)
+            yield from self._replay(state, status.cursor)
+        except (TuftError, RankFailure) as error:
+            # Other runs go on; this one can't, and says why.
+            if isinstance(error, TuftError) and error.code == "lease_lost":
+                raise
+            log.exception("training run %s can't be rebuilt", run_id)
+            state.broken = f"training run {run_id} could not be rebuilt: {error}"
+            state.cursor = status.cursor
+        return state
+
+    def _restore_snapshot(self, state: RunState, status: RunStatus) -> Generator[float, None, None]:
+        newest = status.snapshot
+        if newest is None:
+            return
+        older = yield from until_available(state.run_id, lambda: self._snapshots.older(newest))
+        for snapshot in (newest, *older):
+            try:
+                yield from self._restore(state, snapshot)
+            except (DamagedCheckpoint, NotFound) as error:
+                log.warning("snapshot %s can't be used: %s", snapshot.prefix, error.message)
+            else:
+                return
+        raise DamagedCheckpoint(f"none of its snapshots can be read ({newest.prefix} is the last)")
+
+    def _restore(self, state: RunState, snapshot: SnapshotRecord) -> Generator[float, None, None]:
+        files = yield from until_available(state.run_id, lambda: self._snapshots.read(snapshot))
+        optimizer = files.pop(OPTIMIZER_FILE, None)
+        self.group.call(commands.Restore(state.run_id, files))
+        self.group.call(commands.Start(state.run_id, optimizer))
+        state.snapshot, state.cursor, state.step = snapshot, snapshot.seq_id, snapshot.step
+
+    def _replay(self, state: RunState, up_to: int) -> Generator[float, None, None]:
+        run_id = state.run_id
+        while state.cursor < up_to:
+            count = min(_REPLAY_AT_ONCE, up_to - state.cursor)
+            entries = yield from until_available(
+                run_id, partial(self.store.journal.entries, run_id, state.cursor, count)
+            )
+            if not entries:
+                raise NotFound(f"its journal has no entry after seq_id {state.cursor}")
+            for entry in entries:
+                yield from self._replay_entry(state, entry)
+
+    def _replay_entry(
+        self, state: RunState, entry: Operation | Tombstone
+    ) -> Generator[float, None, None]:
+        if isinstance(entry, Tombstone):
+            note_tombstone(state, entry)
+            return
+        failure = yield from until_available(
+            state.run_id, lambda: self.store.journal.failure(entry.run_id, entry.seq_id)
+        )
+        if failure is not None:
+            if note_failure(state, entry, failure):
+                self.operations.clear_gradients(state)
+        elif changes_state(entry):
+            yield from self.operations.do(state, entry)
+        state.cursor = entry.seq_id
