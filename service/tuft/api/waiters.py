@@ -38,6 +38,11 @@ class ResultWaiters:
         """The process is going down: answer the polls that are held."""
         return self._stopping.is_set()
 
+    @property
+    def watching(self) -> int:
+        """How many polls are held."""
+        return sum(len(events) for events in self._waiting.values())
+
     def start(self) -> None:
         """Start listening, for the running event loop."""
         self._loop = asyncio.get_running_loop()
