@@ -25,10 +25,12 @@ end
 
 take_from(me)
 for _, other in ipairs(redis.call('ZRANGEBYSCORE', consumers, '-inf', now - tonumber(ARGV[3]))) do
-  take_from(other)
-  if #redis.call('XPENDING', samples, group, '-', '+', 1, other) == 0 then
-    redis.call('XGROUP', 'DELCONSUMER', samples, group, other)
-    redis.call('ZREM', consumers, other)
+  if other ~= me then
+    take_from(other)
+    if #redis.call('XPENDING', samples, group, '-', '+', 1, other) == 0 then
+      redis.call('XGROUP', 'DELCONSUMER', samples, group, other)
+      redis.call('ZREM', consumers, other)
+    end
   end
 end
 return taken
