@@ -18,6 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
+from tuft_pipelines.errors import PipelineFailed
+
 _POLL_S = 0.1
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 _TAIL_LINES = 25
@@ -39,10 +41,6 @@ class TaskResult:
     parameters: Mapping[str, Any]
     artifacts: Mapping[str, Artifact]
     seconds: float
-
-
-class PipelineFailed(Exception):
-    """A task failed, or did not run; the message ends with the last lines of the log."""
 
 
 def run_locally(

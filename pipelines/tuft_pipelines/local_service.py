@@ -15,16 +15,13 @@ from typing import TextIO
 
 import httpx
 
+from tuft_pipelines.errors import ServiceFailed
 from tuft_pipelines.processes import child
 
 LOCAL_KEY = "tml-local-dev-key"
 _READY_AFTER_S = 300.0
 _POLL_S = 0.2
 _PROGRESS = "tuft: "
-
-
-class ServiceFailed(Exception):
-    """The service did not start; the message ends with what it said."""
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,8 @@ from typing import Any
 import pytest
 from kfp import dsl
 
-from tuft_pipelines.local_run import PipelineFailed, TaskResult, run_locally
+from tuft_pipelines.errors import PipelineFailed
+from tuft_pipelines.local_run import TaskResult, run_locally
 
 IMAGE = "python:3.11"
 

@@ -10,7 +10,8 @@ import psutil
 import pytest
 
 from tests.waiting import wait_until
-from tuft_pipelines.local_service import ServiceFailed, local_service
+from tuft_pipelines.errors import ServiceFailed
+from tuft_pipelines.local_service import local_service
 from tuft_pipelines.processes import child, sigterm_interrupts
 
 # A child that ignores SIGINT and has a child of its own, whose pid it prints.
