@@ -6,7 +6,8 @@ from collections import Counter, OrderedDict, deque
 from collections.abc import Callable
 
 from tuft.checkpoints import Checkpoints
-from tuft.errors import TuftError
+from tuft.contracts.policies import is_of, policy_prefix
+from tuft.errors import NotFound, TuftError
 from tuft.modeling.adapters import CONFIG_FILE, WEIGHTS_FILE
 from tuft.sampling.background import Background
 from tuft.sampling.engine import Engine
@@ -80,7 +81,14 @@ class Policies:
 
     def _fetch(self, policy: str) -> None:
         def read() -> dict[str, bytes]:
-            return self._checkpoints.read_files(policy, [CONFIG_FILE, WEIGHTS_FILE])
+            prefix = policy_prefix(policy)
+            manifest, files = self._checkpoints.read(prefix, [CONFIG_FILE, WEIGHTS_FILE])
+            if not is_of(policy, manifest):
+                raise NotFound(
+                    f"{manifest.path} was replaced since this sampling session was created; "
+                    "create a new session to sample from what is there now"
+                )
+            return files
 
         def done(files: dict[str, bytes]) -> None:
             try:

@@ -255,14 +255,15 @@ class TransformersEngine:
             kept = [index for index, sample in enumerate(batch) if sample.cache is not None]
             batch, logits = [batch[index] for index in kept], logits[kept]
         going_on = set(map(id, self._take(batch, logits)))
-        for sample in batch:
-            if id(sample) not in going_on:
-                self._leave(sample)
-                if sample.request.done:
-                    outcome = sample.request.result()
-                    done.append(Finished(sample.request.operation.request_id, outcome))
+        ended = [sample for sample in batch if id(sample) not in going_on]
+        for sample in ended:
+            self._leave(sample)
         self._running = [sample for sample in batch if id(sample) in going_on]
-        return done
+        # Several samples of a request may end together: it finishes once.
+        requests = dict.fromkeys(sample.request for sample in ended if sample.request.done)
+        return done + [
+            Finished(request.operation.request_id, request.result()) for request in requests
+        ]
 
     def _fail_bad_rows(self, logits: Tensor) -> list[Finished]:
         """Take requests with a row that is not finite out; nobody else's row is touched."""

@@ -64,9 +64,10 @@ def run(engine: Engine, *requests: SampleOperation) -> list[SampleResult]:
 
 
 def drain(engine: Engine) -> dict[str, Any]:
-    outcomes = {}
+    outcomes: dict[str, Any] = {}
     while engine.load:
         for finished in engine.step():
+            assert finished.request_id not in outcomes, "finished twice"
             outcomes[finished.request_id] = finished.outcome
     return outcomes
 
