@@ -184,9 +184,11 @@ def load_config(path: Path) -> ServiceConfig:
         ConfigError: with file, key and what would be right.
     """
     try:
-        text = path.read_text()
+        text = path.read_text(encoding="utf-8")
     except OSError as error:
         raise ConfigError(f"can't read the configuration {path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path} is not UTF-8 text: {error}") from error
     try:
         data = yaml.safe_load(text)
     except yaml.YAMLError as error:
