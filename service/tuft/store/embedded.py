@@ -25,6 +25,8 @@ from tuft.persistence import PersistenceConfig
 
 _START_TIMEOUT_S = 30.0
 _STOP_TIMEOUT_S = 20.0
+# A server whose supervisor was killed needs a moment to end and free its folder.
+_LOCK_TIMEOUT_S = 10.0
 # sun_path holds 108 bytes on Linux and 104 on macOS, with the closing zero.
 _MAX_SOCKET_PATH = 100
 _PR_SET_PDEATHSIG = 1
@@ -129,8 +131,7 @@ class EmbeddedStore:
             raise ConfigError(
                 f"persistence.file_path {folder} can't be used: {error.strerror}"
             ) from error
-        # A server whose supervisor was killed may need a moment to end.
-        deadline = time.monotonic() + _STOP_TIMEOUT_S / 2
+        deadline = time.monotonic() + _LOCK_TIMEOUT_S
         while True:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
