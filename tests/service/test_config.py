@@ -68,7 +68,7 @@ def test_a_full_example(tmp_path: Path) -> None:
     # Processes hand it on as JSON.
     assert ServiceConfig.model_validate_json(config.model_dump_json()) == config
     with pytest.raises(ValidationError):
-        config.trainer.ranks = 3  # type: ignore[misc]
+        config.trainer.ranks = 3
 
 
 @pytest.mark.parametrize(
