@@ -64,8 +64,8 @@ class Checkpoints:
         """Write files, then the manifest (its `files` and `folder` are filled in here).
 
         Without `prefix`, the place follows from run, kind and name. An existing checkpoint
-        with the same `request_id` is the work of the same operation before a crash: it is
-        returned as it is.
+        with the same `request_id` is the work of the same operation before a crash: where it
+        is whole, it is returned as it is.
 
         Raises:
             InvalidRequest: the name is malformed, or it exists and `overwrite` is not set.
@@ -77,9 +77,10 @@ class Checkpoints:
         _check_file_names(files)
         existing = self._existing(prefix, overwrite)
         if existing is not None:
-            if manifest.request_id is not None and existing.request_id == manifest.request_id:
+            replay = manifest.request_id is not None and existing.request_id == manifest.request_id
+            if replay and self._is_whole(prefix, existing):
                 return self._record(prefix, existing)
-            if not overwrite:
+            if not replay and not overwrite:
                 raise InvalidRequest(
                     f"checkpoint {existing.path} exists already; choose another name, "
                     "or pass overwrite=true"
@@ -189,6 +190,13 @@ class Checkpoints:
             if overwrite:
                 return None
             raise
+
+    def _is_whole(self, prefix: str, manifest: CheckpointManifest) -> bool:
+        try:
+            self._verified(prefix, manifest, None)
+        except DamagedCheckpoint:
+            return False
+        return True
 
     def _put(self, prefix: str, record: CheckpointRecord, files: Mapping[str, bytes]) -> None:
         manifest = record.manifest

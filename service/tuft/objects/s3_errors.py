@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from minio.error import S3Error
+from urllib3.exceptions import SSLError
 
 from tuft.errors import ConfigError, NotFound, StorageFull, TuftError, Unavailable
 
@@ -30,6 +31,12 @@ _FULL = frozenset(
 
 def translated(error: Exception, what: str, where: str, bucket: str) -> TuftError:
     """`what` was tried ("read 'a/b'"), at the endpoint `where`."""
+    if isinstance(getattr(error, "reason", None), SSLError):
+        return ConfigError(
+            f"no TLS connection to the object store at {where} ({what}): {error}; set "
+            "object_store.secure: false where it speaks plain http, or the environment variable "
+            "SSL_CERT_FILE to its certificate authority"
+        )
     if not isinstance(error, S3Error):
         return Unavailable(f"the object store at {where} did not answer ({what}): {error}")
     said = f"{error.code}: {error.message}"

@@ -88,6 +88,14 @@ def test_a_replay_finds_its_own_work(object_store: ObjectStore, overwrite: bool)
         Checkpoints(object_store).write(manifest(request_id="run:6"), NEW)
 
 
+def test_a_replay_writes_again_what_was_damaged(object_store: ObjectStore) -> None:
+    checkpoints = Checkpoints(object_store)
+    checkpoints.write(manifest(request_id="run:5"), OLD)
+    object_store.put(MODEL, b"damaged")
+    checkpoints.write(manifest(request_id="run:5"), OLD)
+    assert checkpoints.read_files(PLACE) == OLD
+
+
 def test_overwrite(object_store: ObjectStore) -> None:
     checkpoints = Checkpoints(object_store)
     checkpoints.write(manifest(), OLD, settings=CheckpointSettings(public=True, expires_at=5.0))

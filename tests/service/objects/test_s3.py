@@ -158,6 +158,12 @@ def test_an_endpoint_that_is_no_s3_server(s3_server: S3Server, tmp_path: Path) -
         server.shutdown()
 
 
+def test_https_to_a_plain_server(s3_server: S3Server) -> None:
+    config = s3_server.config().model_copy(update={"secure": True})
+    with pytest.raises(ConfigError, match=r"no TLS connection.*object_store\.secure: false"):
+        open_object_store(config).check()
+
+
 def test_a_bucket_that_is_gone(s3_server: S3Server) -> None:
     from minio import Minio
 
