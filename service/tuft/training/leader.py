@@ -86,13 +86,18 @@ class Leader:
 
     def run(self) -> None:
         """Work until the lease is lost. Raises: LeaseLost."""
-        self._look_everywhere()
+        self.look_everywhere()
         while True:
-            self._listen()
-            self._scheduler.turn()
-            self._check_lease()
+            self.turn()
 
-    def _look_everywhere(self) -> None:
+    def turn(self) -> None:
+        """Do the next piece of work, or wait for some for up to a second. Raises: LeaseLost."""
+        self._listen()
+        self._scheduler.turn()
+        self._check_lease()
+
+    def look_everywhere(self) -> None:
+        """Take up all runs, as events of earlier times told of them."""
         while True:
             try:
                 self._last_event = self._store.events.latest(f"work:{self._model_name}")
