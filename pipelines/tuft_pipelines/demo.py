@@ -38,7 +38,7 @@ def run_demo(
         say(f"service ready at {service.url}")
         command = [sys.executable, "-m", "tuft_pipelines.cli", "run", "demo"]
         command += ["--output", str(folder), *pipeline_arguments]
-        with child(command, env=service.env, output=None) as pipeline:
+        with child(command, env=service.env) as pipeline:
             code = pipeline.wait()
     if code != 0:
         raise DemoFailed(f"the pipeline ended with exit code {code} (logs: {folder / 'logs'})")

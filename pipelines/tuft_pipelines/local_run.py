@@ -79,8 +79,9 @@ def run_locally(
                 contextlib.redirect_stdout(_PlainText(file)),
                 warnings.catch_warnings(),
             ):
-                # Display names, limits and the like are for the cluster.
+                # Display names, limits and the like are for the cluster, as is the image's name.
                 warnings.filterwarnings("ignore", ".* have no effect in the current local runner")
+                warnings.filterwarnings("ignore", ".*custom or non-Python base image")
                 pipeline(**arguments)
         except RuntimeError as error:
             # What kfp.local raises for a failed task, and for a component that it can't run.

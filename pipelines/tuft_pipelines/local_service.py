@@ -6,12 +6,10 @@ import contextlib
 import socket
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TextIO
 
 import httpx
 
@@ -22,6 +20,10 @@ LOCAL_KEY = "tml-local-dev-key"
 _READY_AFTER_S = 300.0
 _POLL_S = 0.2
 _PROGRESS = "tuft: "
+
+
+class _NotReady(Exception):
+    """Why the wait for the service ended."""
 
 
 @dataclass(frozen=True)
@@ -55,44 +57,38 @@ def local_service(
     command = [sys.executable, "-m", "tuft.cli", "--port", str(port)]
     command += ["--checkpoint-dir", str(folder / "checkpoints"), "--log-dir", str(logs)]
     command += arguments
-    with (
-        (logs / "tuft.log").open("w+", encoding="utf-8") as log,
-        child(command, output=subprocess.PIPE) as process,
-    ):
-        reader = threading.Thread(target=_read, args=(process, log, say), daemon=True)
-        reader.start()
-        service = LocalService(url=f"http://127.0.0.1:{port}", api_key=LOCAL_KEY)
+    log_file = logs / "tuft.log"
+    service = LocalService(url=f"http://127.0.0.1:{port}", api_key=LOCAL_KEY)
+    with log_file.open("w", encoding="utf-8") as log:
+
+        def on_line(line: str) -> None:
+            """Its lines of progress are for the user; all of its lines are for the log."""
+            log.write(f"{line}\n")
+            log.flush()
+            if line.startswith(_PROGRESS):
+                say(line.removeprefix(_PROGRESS))
+
         try:
-            _wait_until_ready(service.url, process)
-        except ServiceFailed as error:
-            process.terminate()
-            reader.join()
-            log.seek(0)
-            raise ServiceFailed(f"{error}\n{log.read().strip()}\n(logs: {logs})") from None
-        yield service
+            with child(command, on_line=on_line) as process:
+                _wait_until_ready(service.url, process)
+                yield service
+        except _NotReady as error:
+            # Now that it is stopped, the log has its last words.
+            words = log_file.read_text().strip()
+            raise ServiceFailed(f"{error}\n{words}\n(logs: {logs})") from None
 
 
 def _wait_until_ready(url: str, process: subprocess.Popen[str]) -> None:
     deadline = time.monotonic() + _READY_AFTER_S
     while time.monotonic() < deadline:
         if process.poll() is not None:
-            raise ServiceFailed(f"the service ended with exit code {process.returncode}:")
+            raise _NotReady(f"the service ended with exit code {process.returncode}:")
         # Not listening yet is what we wait out; an api that answers says itself if it is ready.
         with contextlib.suppress(httpx.TransportError):
             if httpx.get(f"{url}/api/v1/healthz", timeout=5).status_code == httpx.codes.OK:
                 return
         time.sleep(_POLL_S)
-    raise ServiceFailed(f"the service was not ready after {_READY_AFTER_S:.0f} s:")
-
-
-def _read(process: subprocess.Popen[str], log: TextIO, say: Callable[[str], None]) -> None:
-    """Its lines of progress are for the user; all of its lines are for the log."""
-    assert process.stdout is not None
-    for line in process.stdout:
-        log.write(line)
-        log.flush()
-        if line.startswith(_PROGRESS):
-            say(line.removeprefix(_PROGRESS).strip())
+    raise _NotReady(f"the service was not ready after {_READY_AFTER_S:.0f} s:")
 
 
 def _free_port() -> int:

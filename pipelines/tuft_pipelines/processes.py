@@ -6,16 +6,19 @@ import contextlib
 import os
 import signal
 import subprocess
-from collections.abc import Iterator, Mapping, Sequence
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import FrameType
-from typing import IO, Any
 
 _KILL_AFTER_S = 30.0
 
 
 @contextlib.contextmanager
 def child(
-    command: Sequence[str], *, env: Mapping[str, str] | None = None, output: int | IO[Any] | None
+    command: Sequence[str],
+    *,
+    env: Mapping[str, str] | None = None,
+    on_line: Callable[[str], None] | None = None,
 ) -> Iterator[subprocess.Popen[str]]:
     """Run `command` while the block runs; at its end, however it ends, nothing of it is left.
 
@@ -24,17 +27,20 @@ def child(
 
     Args:
         env: additions to our environment.
-        output: where stdout and stderr go: None (ours), subprocess.PIPE or a file.
+        on_line: called from a thread with each line that it prints (stdout and stderr), until
+            the last; None lets it print where we print.
     """
     process = subprocess.Popen(
         list(command),
         env={**os.environ, **(env or {})},
         stdin=subprocess.DEVNULL,
-        stdout=output,
-        stderr=None if output is None else subprocess.STDOUT,
+        stdout=None if on_line is None else subprocess.PIPE,
+        stderr=None if on_line is None else subprocess.STDOUT,
         text=True,
         start_new_session=True,
     )
+    reader = threading.Thread(target=_read, args=(process, on_line), daemon=True)
+    reader.start()
     try:
         yield process
     finally:
@@ -46,6 +52,7 @@ def child(
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
+            reader.join(_KILL_AFTER_S)
 
 
 @contextlib.contextmanager
@@ -60,6 +67,14 @@ def sigterm_interrupts() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def _read(process: subprocess.Popen[str], on_line: Callable[[str], None] | None) -> None:
+    if process.stdout is None or on_line is None:
+        return
+    with process.stdout:
+        for line in process.stdout:
+            on_line(line.rstrip("\n"))
 
 
 @contextlib.contextmanager

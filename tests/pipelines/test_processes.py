@@ -2,9 +2,9 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
 import sys
 from pathlib import Path
+from queue import SimpleQueue
 
 import psutil
 import pytest
@@ -24,11 +24,6 @@ time.sleep(600)
 """
 
 
-def grandchild_of(process: subprocess.Popen[str]) -> psutil.Process:
-    assert process.stdout is not None
-    return psutil.Process(int(process.stdout.readline()))
-
-
 def running(process: psutil.Process) -> bool:
     try:
         return bool(process.status() != psutil.STATUS_ZOMBIE)
@@ -38,11 +33,12 @@ def running(process: psutil.Process) -> bool:
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
 def test_nothing_is_left_however_the_block_ends(error: type[BaseException]) -> None:
+    lines: SimpleQueue[str] = SimpleQueue()
     with (
         pytest.raises(error),
-        child([sys.executable, "-c", FAMILY], output=subprocess.PIPE) as process,
+        child([sys.executable, "-c", FAMILY], on_line=lines.put) as process,
     ):
-        grandchild = grandchild_of(process)
+        grandchild = psutil.Process(int(lines.get(timeout=10)))
         raise error
     assert process.returncode is not None
     wait_until(lambda: not running(grandchild), 5)
@@ -50,8 +46,9 @@ def test_nothing_is_left_however_the_block_ends(error: type[BaseException]) -> N
 
 def test_grandchildren_of_a_child_that_ended_are_stopped_too() -> None:
     leaves = FAMILY.replace("time.sleep(600)\n", "sys.exit(3)\n")
-    with child([sys.executable, "-c", leaves], output=subprocess.PIPE) as process:
-        grandchild = grandchild_of(process)
+    lines: SimpleQueue[str] = SimpleQueue()
+    with child([sys.executable, "-c", leaves], on_line=lines.put) as process:
+        grandchild = psutil.Process(int(lines.get(timeout=10)))
         assert process.wait() == 3
         assert running(grandchild)
     wait_until(lambda: not running(grandchild), 5)
@@ -59,11 +56,12 @@ def test_grandchildren_of_a_child_that_ended_are_stopped_too() -> None:
 
 def test_environment_is_added_to_ours() -> None:
     show = "import os; print(os.environ['TUFT_TEST'], 'PATH' in os.environ)"
+    lines: list[str] = []
     with child(
-        [sys.executable, "-c", show], env={"TUFT_TEST": "a"}, output=subprocess.PIPE
+        [sys.executable, "-c", show], env={"TUFT_TEST": "a"}, on_line=lines.append
     ) as process:
-        assert process.stdout is not None
-        assert process.stdout.read().split() == ["a", "True"]
+        process.wait()
+    assert lines == ["a True"]
 
 
 def test_sigterm_unwinds_as_ctrl_c_does() -> None:
