@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import tuft_sdk
 from tuft_components.episodes import EpisodeSet, Sample, play
 from tuft_components.errors import BadData
-from tuft_components.processes import import_clients
+from tuft_components.service import connect
 from tuft_components.trajectories import Transition
 
 if TYPE_CHECKING:
@@ -74,8 +74,7 @@ def play_with_service(
     Raises:
         tuft_sdk.SdkError: the service is away, or refuses the policy.
     """
-    import_clients(tokenizers=True)
-    with tuft_sdk.connect() as client:
+    with connect(timeout_s, tokenizers=True) as client:
         sampler = client.sampling_client(episodes.policy_name)
         with tuft_sdk.translated():
             base_model = sampler.get_base_model()

@@ -57,6 +57,7 @@ class TuftClient:
     def __init__(self, base_url: str, api_key: str, *, deadline_s: float = 300.0) -> None:
         self.base_url = base_url
         self._api_key = api_key
+        self._deadline_s = deadline_s
         self.extension = ExtensionClient(base_url, api_key, deadline_s=deadline_s)
 
     def __enter__(self) -> Self:
@@ -77,6 +78,14 @@ class TuftClient:
 
         with translated():
             return tinker.ServiceClient(base_url=self.base_url, api_key=self._api_key)
+
+    def wait_until_ready(self) -> None:
+        """Return when the service has loaded its models.
+
+        Raises:
+            Transient: it had not within the deadline.
+        """
+        self.extension.request("GET", "healthz")
 
     @property
     def ledger(self) -> StepLedger:
@@ -115,7 +124,7 @@ class TuftClient:
         answer: dict[str, Any] = self.extension.request(
             "POST", f"tuft/runs/{run_id}/attach", json={}
         ).json()
-        return AttachedRun(self.base_url, self._api_key, answer)
+        return AttachedRun(self.base_url, self._api_key, answer, deadline_s=self._deadline_s)
 
     def close(self) -> None:
         self.extension.close()

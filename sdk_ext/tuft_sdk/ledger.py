@@ -71,7 +71,7 @@ class StepLedger:
         return Fresh()
 
     def record_plan(self, step_key: str, plan: bytes, *, first_seq_id: int) -> None:
-        """Record what is going to be submitted, before any of it is.
+        """Record what is going to be submitted, before any of it is. The first plan stays.
 
         Raises:
             LeaseLost: a newer writer attached to the run.

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from tuft_sdk.errors import OperationFailed, ResultExpired, translated
 from tuft_sdk.extension import WRITER_EPOCH_HEADER, ExtensionClient
-from tuft_sdk.ledger import Finished, Fresh, Resubmit, StepLedger
+from tuft_sdk.ledger import Finished, Fresh, Resubmit, StepLedger, StepState
 
 if TYPE_CHECKING:
     import tinker
@@ -26,7 +26,14 @@ class AttachedRun:
         next_seq_id: the first seq_id that was free when this process attached.
     """
 
-    def __init__(self, base_url: str, api_key: str, attached: Mapping[str, Any]) -> None:
+    def __init__(
+        self,
+        base_url: str,
+        api_key: str,
+        attached: Mapping[str, Any],
+        *,
+        deadline_s: float = 300.0,
+    ) -> None:
         self.run_id: str = attached["run_id"]
         self.base_model: str = attached["base_model"]
         self.lora_rank: int = attached["lora_rank"]
@@ -35,7 +42,9 @@ class AttachedRun:
         self._base_url = base_url
         self._api_key = api_key
         self._headers = {WRITER_EPOCH_HEADER: str(self.writer_epoch)}
-        self._extension = ExtensionClient(base_url, api_key, headers=self._headers)
+        self._extension = ExtensionClient(
+            base_url, api_key, headers=self._headers, deadline_s=deadline_s
+        )
         self.ledger = StepLedger(self._extension, self.run_id, self.writer_epoch)
 
     @cached_property
@@ -89,14 +98,15 @@ class AttachedRun:
         the wait for each stage of the plan.
 
         Where the service fails an operation through no fault of the request, the part of the
-        plan that was not executed is recorded anew, so that a retry executes just that.
+        plan that was not executed is recorded as another attempt, so that a retry executes
+        just that.
 
         Raises:
             LeaseLost: a newer writer attached. Transient: try again. Rejected: never.
         """
         from tuft_sdk.plans import Plan
 
-        state = self.ledger.begin_step(step_key, first_seq_id=self.next_seq_id)
+        attempt, state = self._newest_attempt(step_key)
         match state:
             case Finished():
                 return state.result
@@ -105,11 +115,21 @@ class AttachedRun:
             case Fresh():
                 plan, first_seq_id = build(), self.next_seq_id
                 self.ledger.record_plan(step_key, plan.encode(), first_seq_id=first_seq_id)
-        results = self._execute(step_key, plan, first_seq_id, timeout_s)
+        results = self._execute(plan, first_seq_id, timeout_s, _attempt_key(step_key, attempt + 1))
         return self.ledger.finish(step_key, conclude(plan, results))
 
+    def _newest_attempt(self, step_key: str) -> tuple[int, StepState]:
+        """Number and state of the step's newest attempt: there is one after each failed one."""
+        attempt, state = 0, self.ledger.begin_step(step_key, first_seq_id=self.next_seq_id)
+        while isinstance(state, Resubmit):
+            newer = self.ledger.begin_step(_attempt_key(step_key, attempt + 1))
+            if not isinstance(newer, Resubmit):
+                break
+            attempt, state = attempt + 1, newer
+        return attempt, state
+
     def _execute(
-        self, step_key: str, plan: Plan, first_seq_id: int, timeout_s: float | None
+        self, plan: Plan, first_seq_id: int, timeout_s: float | None, next_attempt: str
     ) -> list[Any]:
         from tuft_sdk.plans import Plan
 
@@ -122,14 +142,20 @@ class AttachedRun:
                 results += run_stage(client, stage, timeout_s)
             except OperationFailed:
                 left = [operation for later in stages[index:] for operation in later]
-                done = sum(len(earlier) for earlier in stages[: index + 1])
+                sent = sum(len(earlier) for earlier in stages[: index + 1])
+                self.ledger.begin_step(next_attempt)
                 self.ledger.record_plan(
-                    step_key,
+                    next_attempt,
                     Plan(operations=left, notes=plan.notes).encode(),
-                    first_seq_id=max(first_seq_id + done, self.next_seq_id),
+                    first_seq_id=max(first_seq_id + sent, self.next_seq_id),
                 )
                 raise
         return results
+
+
+def _attempt_key(step_key: str, attempt: int) -> str:
+    """Attempt 0 is the step itself."""
+    return f"{step_key}#{attempt}"
 
 
 def run_stage(

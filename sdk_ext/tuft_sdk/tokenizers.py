@@ -10,6 +10,7 @@ import hashlib
 import io
 import json
 import os
+import shutil
 import tempfile
 import zipfile
 from pathlib import Path, PurePosixPath
@@ -86,24 +87,26 @@ def _cache_folder() -> Path:
 
 def _unpack(archive: bytes, folder: Path) -> None:
     """Unpack beside `folder` and rename, so that a half unpacked one is never used."""
+    temporary = Path(tempfile.mkdtemp(prefix=".unpacking-", dir=folder.parent))
     try:
         with zipfile.ZipFile(io.BytesIO(archive)) as files:
             members = files.infolist()
             if sum(member.file_size for member in members) > _MAX_UNPACKED_BYTES:
                 raise SdkError(f"the tokenizer archive unpacks to over {_MAX_UNPACKED_BYTES} bytes")
-            temporary = Path(tempfile.mkdtemp(prefix=".unpacking-", dir=folder.parent))
             for member in members:
                 name = PurePosixPath(member.filename)
                 if len(name.parts) != 1 or name.is_absolute() or name.name == "..":
                     raise SdkError(f"unexpected name in the tokenizer archive: {member.filename!r}")
                 (temporary / name.name).write_bytes(files.read(member))
+        try:
+            temporary.rename(folder)
+        except OSError:
+            if not folder.is_dir():  # else another process was faster, with the same content
+                raise
     except zipfile.BadZipFile as error:
         raise SdkError(f"the service's tokenizer archive is not a zip file: {error}") from error
-    try:
-        temporary.rename(folder)
-    except OSError:
-        if not folder.is_dir():  # else another process was faster, with the same content
-            raise
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _write_atomically(path: Path, data: bytes) -> None:

@@ -14,7 +14,7 @@ from pydantic import Field, model_validator
 import tuft_sdk
 from tuft_components.errors import BadConfiguration
 from tuft_components.policy_names import policy_name
-from tuft_components.processes import import_clients
+from tuft_components.service import connect
 from tuft_components.steps import Contract, Locations, NoInputs, Step, TimeoutS
 
 
@@ -46,8 +46,7 @@ class StartRunOutputs(Contract):
 
 def run(params: StartRunParams, inputs: NoInputs, locations: Locations) -> StartRunOutputs:
     del inputs, locations  # it reads none, and its outputs are values
-    import_clients(tokenizers=False)
-    with tuft_sdk.connect() as client:
+    with connect(params.timeout_s) as client:
         if not params.step_key:
             return _first_policy(client, _create(client, params), params)
         state = client.ledger.begin_step(params.step_key)
@@ -63,7 +62,11 @@ def run(params: StartRunParams, inputs: NoInputs, locations: Locations) -> Start
 
 
 def _create(client: tuft_sdk.TuftClient, params: StartRunParams) -> str:
-    """Make a run, after the ledger knows its id; returns the id."""
+    """Make a run, after the ledger knows its id; returns the id.
+
+    Where another execution's plan is in the ledger already (which died before it made its run,
+    or is at work now), that one stays; whoever finishes first has made the step's run.
+    """
     base_model = params.base_model
     if not base_model:
         models = client.models()

@@ -14,7 +14,7 @@ from pydantic import Field
 import tuft_sdk
 from tuft_components.batches import BatchRow, read_batch
 from tuft_components.policy_names import policy_name
-from tuft_components.processes import import_clients
+from tuft_components.service import connect
 from tuft_components.steps import (
     Artifact,
     Contract,
@@ -71,8 +71,7 @@ class UpdateOutputs(Contract):
 def run(params: UpdateParams, inputs: UpdateInputs, locations: Locations) -> UpdateOutputs:
     del locations  # its outputs are values
     rows = read_batch(inputs.batch.uri)
-    import_clients(tokenizers=False)
-    with tuft_sdk.connect() as client:
+    with connect(params.timeout_s) as client:
         attached = client.attach(params.run_id)
         try:
             result = attached.execute_once(

@@ -1,0 +1,161 @@
+"""Playing episodes, with a policy that is a plain function and a real tokenizer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Any
+
+import pytest
+
+from tests.helpers.tiny_model import build_tokenizer
+from tuft_components.envs import make_environment
+from tuft_components.envs.base import Environment, Observation, StepResult
+from tuft_components.episodes import EpisodeSet, Sample, play
+from tuft_components.errors import BadConfiguration, BadData
+
+TOKENIZER = build_tokenizer()
+
+
+@dataclass
+class Says:
+    """A policy that says these texts, one after the other in each request; `asked` is a log."""
+
+    texts: Sequence[str]
+    asked: list[tuple[str, int, int]] = field(default_factory=list)
+
+    async def sample(
+        self, prompt: Sequence[int], count: int, *, seed: int, stop: Sequence[str]
+    ) -> list[Sample]:
+        self.asked.append((TOKENIZER.decode(list(prompt)), count, seed))
+        samples = []
+        for number in range(count):
+            tokens = TOKENIZER.encode(self.texts[number % len(self.texts)])
+            samples.append(Sample(tokens, [-0.5] * len(tokens), "stop"))
+        return samples
+
+
+class Counting:
+    """Counts `turns` actions; observations are text, or messages where `chat`."""
+
+    stop: Sequence[str] = ()
+
+    def __init__(self, turns: int = 3, chat: bool = False, drift: bool = False) -> None:
+        self.turns, self.chat, self.drift, self.made = turns, chat, drift, 0
+
+    def episode(self, *, split: str, seed: int, index: int) -> Counting.Episode:
+        self.made += 1
+        return Counting.Episode(self, index + (self.made if self.drift else 0))
+
+    class Episode:
+        def __init__(self, family: Counting, index: int) -> None:
+            self.family, self.index, self.turn = family, index, 0
+            self.messages: list[Mapping[str, str]] = []
+
+        @property
+        def info(self) -> Mapping[str, Any]:
+            return {"index": self.index}
+
+        async def initial_observation(self) -> Observation:
+            return self._observation(f"task {self.index}:")
+
+        async def step(self, action: str) -> StepResult:
+            self.turn += 1
+            self.messages.append({"role": "assistant", "content": action})
+            if self.turn == self.family.turns:
+                return StepResult(reward=2.0, done=True)
+            return StepResult(0.5, False, self._observation(" next:"))
+
+        def _observation(self, text: str) -> Observation:
+            if not self.family.chat:
+                return text
+            self.messages.append({"role": "user", "content": text})
+            return list(self.messages)
+
+
+def _episodes(**changes: Any) -> EpisodeSet:
+    values: dict[str, Any] = {
+        "split": "train",
+        "seed": 0,
+        "first_index": 10,
+        "groups": 2,
+        "group_size": 2,
+        "iteration": 3,
+        "policy_name": "p",
+        "max_turns": 5,
+    }
+    return EpisodeSet(**{**values, **changes})
+
+
+async def test_one_request_for_a_group_of_one_turn() -> None:
+    policy = Says([" a", " b"])
+    transitions = await play(policy, Counting(turns=1), TOKENIZER, _episodes())
+    assert [(t.group_id, t.sample, t.turn) for t in transitions] == [
+        (0, 0, 0),
+        (0, 1, 0),
+        (1, 0, 0),
+        (1, 1, 0),
+    ]
+    assert sorted(asked[:2] for asked in policy.asked) == [("task 10:", 2), ("task 11:", 2)]
+    assert [t.completion_text for t in transitions] == [" a", " b", " a", " b"]
+    first = transitions[0]
+    assert (first.iteration, first.policy_version, first.policy) == (3, 3, "p")
+    assert first.prompt_text == "task 10:"
+    assert TOKENIZER.decode(first.prompt_tokens) == "task 10:"
+    assert len(first.logprobs) == len(first.completion_tokens)
+    assert first.info == {"index": 10}
+    assert first.done
+
+
+async def test_text_goes_behind_what_was_seen_and_said() -> None:
+    transitions = await play(Says([" x"]), Counting(), TOKENIZER, _episodes(groups=1))
+    episode = [t for t in transitions if t.sample == 1]
+    assert [t.prompt_text for t in episode] == [
+        "task 10:",
+        "task 10: x next:",
+        "task 10: x next: x next:",
+    ]
+    for before, after in pairwise(episode):
+        said = [*before.prompt_tokens, *before.completion_tokens]
+        assert list(after.prompt_tokens[: len(said)]) == said
+    assert [t.env_reward for t in episode] == [0.5, 0.5, 2.0]
+    assert [t.done for t in episode] == [False, False, True]
+
+
+async def test_messages_go_through_the_chat_template() -> None:
+    policy = Says([" x"])
+    await play(policy, Counting(turns=2, chat=True), TOKENIZER, _episodes(groups=1))
+    assert policy.asked[0][0] == "<|start|>user\ntask 10:<|end|>\n<|start|>assistant\n"
+    assert policy.asked[1][0] == (
+        "<|start|>user\ntask 10:<|end|>\n<|start|>assistant\n x<|end|>\n"
+        "<|start|>user\n next:<|end|>\n<|start|>assistant\n"
+    )
+
+
+async def test_every_request_has_its_own_seed() -> None:
+    policy = Says([" x"])
+    for iteration in (0, 1):
+        await play(policy, Counting(), TOKENIZER, _episodes(iteration=iteration))
+    seeds = [seed for _, _, seed in policy.asked]
+    assert len(set(seeds)) == len(seeds) == 2 * (2 + 2 * 2 * 2)
+    assert all(0 <= seed < 2**31 for seed in seeds)
+    again = Says([" x"])
+    await play(again, Counting(), TOKENIZER, _episodes(iteration=0))
+    assert sorted(seed for _, _, seed in again.asked) == sorted(seeds[:10])
+
+
+async def test_an_endless_episode_is_bad_data() -> None:
+    with pytest.raises(BadData, match="not done after 5 turns"):
+        await play(Says([" x"]), Counting(turns=9), TOKENIZER, _episodes())
+
+
+async def test_a_group_that_begins_differently_is_bad_data() -> None:
+    with pytest.raises(BadData, match="begin differently"):
+        await play(Says([" x"]), Counting(drift=True), TOKENIZER, _episodes())
+
+
+async def test_an_unknown_split_is_bad_configuration() -> None:
+    environment: Environment = make_environment("second_word", {})
+    with pytest.raises(BadConfiguration, match="no split 'x'"):
+        await play(Says([" x"]), environment, TOKENIZER, _episodes(split="x"))
