@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -15,7 +16,7 @@ from tuft.errors import InvalidRequest, PayloadTooLarge
 
 Model = TypeVar("Model", bound=BaseModel)
 
-MAX_JSON_BYTES = 16 * 1024 * 1024
+MAX_JSON_BYTES = 8 * 1024 * 1024
 """JSON costs many times its size once parsed; the longest prompt is far below this."""
 
 # A frame may name any window, and the decoder would allocate it.
@@ -30,6 +31,16 @@ class Body:
     raw: bytes
     encoding: str
 
+    def stated_bytes(self) -> float:
+        """Size of the decompressed body as far as it is stated; infinity where it is not."""
+        if self.encoding != "zstd":
+            return len(self.raw)
+        try:
+            stated = zstandard.get_frame_parameters(self.raw).content_size
+        except zstandard.ZstdError:
+            return 0  # it will be refused
+        return math.inf if stated == zstandard.CONTENTSIZE_UNKNOWN else stated
+
     def plain(self, max_bytes: int) -> bytes:
         """The decompressed body.
 
@@ -40,6 +51,8 @@ class Body:
         if self.encoding in ("", "identity"):
             data = self.raw
         elif self.encoding == "zstd":
+            if max_bytes < self.stated_bytes() < math.inf:
+                raise _too_large(max_bytes)
             data = _unzstd(self.raw, max_bytes)
         else:
             raise InvalidRequest(
@@ -103,12 +116,12 @@ async def read_body(request: Request, max_bytes: int) -> Body:
     return Body(b"".join(pieces), request.headers.get("content-encoding", "").strip().lower())
 
 
+def _too_large(max_bytes: int) -> PayloadTooLarge:
+    return PayloadTooLarge(f"the body is larger than {max_bytes} bytes when decompressed")
+
+
 def _unzstd(data: bytes, max_bytes: int) -> bytes:
-    too_large = PayloadTooLarge(f"the body is larger than {max_bytes} bytes when decompressed")
     try:
-        stated = zstandard.get_frame_parameters(data).content_size
-        if stated != zstandard.CONTENTSIZE_UNKNOWN and stated > max_bytes:
-            raise too_large
         out = io.BytesIO()
         decoder = zstandard.ZstdDecompressor(max_window_size=max(_MAX_ZSTD_WINDOW, 1024))
         piece = decoder.decompressobj(write_size=_READ_BYTES)
@@ -117,7 +130,7 @@ def _unzstd(data: bytes, max_bytes: int) -> bytes:
         for start in range(0, len(source), 1024):
             out.write(piece.decompress(source[start : start + 1024]))
             if out.tell() > max_bytes:
-                raise too_large
+                raise _too_large(max_bytes)
             if piece.eof:
                 if start + 1024 < len(source) or piece.unused_data:
                     raise InvalidRequest("the body has data behind its zstd frame; send one frame")

@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 from google.protobuf.message import DecodeError
-from tinker.proto import tinker_public_pb2 as pb
 
 from tuft.contracts.operations import digest_of
+from tuft.contracts.proto import pb
 from tuft.errors import InvalidRequest
 
 Array = npt.NDArray[np.generic]

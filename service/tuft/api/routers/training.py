@@ -12,6 +12,7 @@ from pydantic import BaseModel
 from tuft.api import schemas
 from tuft.api.body import Body, parse
 from tuft.api.deps import Authenticated, Caller, Injected, JsonBody, LargeBody
+from tuft.api.protobuf import check_forward_backward
 from tuft.api.routers.models import create_from_checkpoint
 from tuft.api.rules import check_optimizer, check_rank, loadable
 from tuft.api.services import Services
@@ -34,15 +35,18 @@ router = APIRouter()
 Request = TypeVar("Request", bound=BaseModel)
 
 _BIG_BYTES = 1024 * 1024
+_FIELDS_PER_DATUM = 64
+"""Some 20 for a datum with three tensors, and one for each further chunk."""
 
 
 @router.post("/forward_backward")
 def forward_backward(services: Injected, caller: Authenticated, body: LargeBody) -> dict[str, Any]:
     """A serialized ForwardBackwardRequest, plain or as one zstd frame; also for forward only."""
-    limit = services.config.limits.max_decompressed_bytes
-    large = len(body.raw) > _BIG_BYTES or body.encoding != ""
+    limits = services.config.limits
+    large = body.stated_bytes() > _BIG_BYTES
     with services.big_requests if large else nullcontext():
-        data = body.plain(limit)
+        data = body.plain(limits.max_decompressed_bytes)
+        check_forward_backward(data, limits.max_datums * _FIELDS_PER_DATUM)
         run_id, seq_id, forward_only = wire.identity(data)
         submission = Submission(services, caller, run_id, seq_id, maybe_gradient=not forward_only)
         return submission.submit(lambda slot: _batch(services, slot, data))

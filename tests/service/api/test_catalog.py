@@ -1,0 +1,94 @@
+"""The index of checkpoints while it is being rebuilt."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import pytest
+
+from tests.service.api.checkpoints import write_checkpoint
+from tests.service.api.harness import Api, config_of, serving
+from tests.waiting import wait_until
+from tuft.api.catalog import Catalog
+from tuft.contracts.records import CheckpointSettings
+from tuft.errors import NotFound
+from tuft.persistence import PersistenceConfig
+from tuft.store import EmbeddedStore
+
+
+def catalog_of(api: Api) -> Catalog:
+    """One whose scan has not begun."""
+    return Catalog(api.store, api.services.checkpoints)
+
+
+def test_a_checkpoint_is_found_before_the_scan_has_come_to_it(api: Api) -> None:
+    run_id = api.run()
+    record = write_checkpoint(api, run_id, "weights", "a", index=False)
+    catalog = catalog_of(api)
+    assert catalog.find("alice", record.manifest.path) == record
+    assert catalog.exists(run_id, "weights", "a")
+    assert not catalog.exists(run_id, "weights", "b")
+    with pytest.raises(NotFound):
+        catalog.find("bob", record.manifest.path)
+
+
+def test_an_expired_one_is_not(api: Api) -> None:
+    settings = CheckpointSettings(expires_at=1.0)
+    record = write_checkpoint(api, api.run(), "weights", "a", index=False, settings=settings)
+    with pytest.raises(NotFound):
+        catalog_of(api).find("alice", record.manifest.path)
+
+
+def test_lists_wait_for_the_scan(fresh_api: Api) -> None:
+    run_id = fresh_api.run()
+    write_checkpoint(fresh_api, run_id, "weights", "a", index=False)
+    catalog = catalog_of(fresh_api)
+    found: list[int] = []
+    lister = threading.Thread(target=lambda: found.append(catalog.of_tenant("alice", 10, 0)[1]))
+    lister.start()
+    catalog.start()
+    lister.join(10)
+    assert found == [1]
+
+
+def test_the_scan_does_not_bring_back_what_was_deleted(fresh_api: Api) -> None:
+    """The index is asked for the truth again after each entry is put."""
+    run_id = fresh_api.run()
+    record = write_checkpoint(fresh_api, run_id, "weights", "a", index=False)
+    objects = fresh_api.services.objects
+    prefix = f"runs/{run_id}/weights/a"
+    data = objects.get(f"{prefix}/manifest.json")
+    stop = threading.Event()
+
+    def flicker() -> None:
+        while not stop.is_set():
+            objects.put(f"{prefix}/manifest.json", data)
+            fresh_api.services.catalog.delete(record)
+
+    thread = threading.Thread(target=flicker)
+    thread.start()
+    for _ in range(30):
+        catalog = catalog_of(fresh_api)
+        catalog.start()
+        catalog.wait_until_complete()
+    stop.set()
+    thread.join()
+    with pytest.raises(NotFound):
+        fresh_api.store.checkpoints.get(run_id, "weights", "a")
+
+
+def test_the_scan_waits_for_a_store_that_is_away(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    server = EmbeddedStore(PersistenceConfig.from_file_redis(tmp_path / "data"), tmp_path)
+    with serving(config_of(tmp_path), server.start()) as api:
+        run_id = api.run()
+        write_checkpoint(api, run_id, "weights", "a", index=False)
+        server.stop()
+        catalog = catalog_of(api)
+        catalog.start()
+        wait_until(lambda: "rebuilding the index" in caplog.text, 10)
+        server.start()
+        assert len(catalog.of_run(run_id)) == 1
+    server.stop()

@@ -1,0 +1,144 @@
+"""TuFT's own endpoints: attaching, the ledger, plans, tokenizers."""
+
+from __future__ import annotations
+
+import io
+import json
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.service.api.harness import MODEL, Api, config_of, ok, refused, serving
+
+
+def begin(api: Api, scope: str, key: str, **more: Any) -> dict[str, Any]:
+    body = {"scope": scope, "step_key": key, **more}
+    entry = ok(api.post("tuft/steps/begin", body))["entry"]
+    assert isinstance(entry, dict)
+    return entry
+
+
+def test_attaching_takes_a_new_epoch_each_time(api: Api) -> None:
+    run_id = api.run()
+    assert ok(api.post(f"tuft/runs/{run_id}/attach", {})) == {
+        "run_id": run_id,
+        "base_model": MODEL,
+        "writer_epoch": 1,
+        "next_seq_id": 1,
+        "lora_rank": 8,
+    }
+    assert ok(api.post(f"tuft/runs/{run_id}/attach", {}))["writer_epoch"] == 2
+
+
+def test_a_step_that_is_begun_again_finds_its_result(api: Api) -> None:
+    run_id = api.run()
+    first = begin(api, run_id, "update/1", first_seq_id=4)
+    assert (first["state"], first["first_seq_id"]) == ("started", 4)
+    body = {"scope": run_id, "step_key": "update/1", "result": '{"loss": 1}'}
+    finished = ok(api.post("tuft/steps/finish", body))["entry"]
+    assert (finished["state"], finished["result"]) == ("finished", '{"loss": 1}')
+    assert begin(api, run_id, "update/1", first_seq_id=9) == finished
+    other = ok(api.post("tuft/steps/finish", body | {"result": "another"}))["entry"]
+    assert other["result"] == '{"loss": 1}'
+
+
+def test_a_step_of_the_tenant(api: Api) -> None:
+    assert begin(api, "tenant", "start_run")["state"] == "started"
+    assert api.store.ledger.get("tenant:alice", "start_run") is not None
+
+
+def test_a_stale_writer_begins_and_finishes_nothing(api: Api) -> None:
+    run_id = api.run()
+    ok(api.post(f"tuft/runs/{run_id}/attach", {}))
+    body = {"scope": run_id, "step_key": "k"}
+    stale = api.post("tuft/steps/begin", body)
+    assert stale.json()["code"] == "stale_writer"
+    refused(stale)
+    begin(api, run_id, "k", writer_epoch=1)
+    refused(api.post("tuft/steps/finish", body | {"result": "r"}))
+    put = api.http.put(
+        "/api/v1/tuft/steps/plan",
+        params={"scope": run_id, "step_key": "k", "first_seq_id": 1},
+        content=b"plan",
+    )
+    assert put.json()["code"] == "stale_writer"
+    ok(api.post("tuft/steps/finish", body | {"result": "r"}, **{"X-Tuft-Writer-Epoch": "1"}))
+
+
+def test_an_epoch_in_header_and_body_must_be_one(api: Api) -> None:
+    body = {"scope": api.run(), "step_key": "k", "writer_epoch": 1}
+    message = refused(api.post("tuft/steps/begin", body, **{"X-Tuft-Writer-Epoch": "2"}))
+    assert "writer_epoch is 1" in message
+
+
+def test_the_first_plan_stays(api: Api) -> None:
+    run_id = api.run()
+    where = {"scope": run_id, "step_key": "up/date 1"}
+    url = "/api/v1/tuft/steps/plan"
+    refused(api.http.put(url, params={**where, "first_seq_id": 3}, content=b"x"), 404)
+    begin(api, run_id, "up/date 1")
+    refused(api.http.get(url, params=where), 404)
+    plan = bytes(range(256)) * 1000
+    entry = ok(api.http.put(url, params={**where, "first_seq_id": 3}, content=plan))["entry"]
+    assert entry["first_seq_id"] == 3
+    again = ok(api.http.put(url, params={**where, "first_seq_id": 7}, content=b"other"))["entry"]
+    assert again == entry
+    answer = api.http.get(url, params=where)
+    assert answer.content == plan
+    assert answer.headers["content-type"] == "application/octet-stream"
+    keys = {info.key for info in api.services.objects.list("ledger")}
+    assert entry["plan_object"] in keys
+    assert not any(api.services.objects.get(key) == b"other" for key in keys)
+
+
+def test_a_plan_has_the_limit_of_a_request(module_store: str, tmp_path: Path) -> None:
+    with serving(config_of(tmp_path, max_request_bytes=2000), module_store) as api:
+        run_id = api.run()
+        begin(api, run_id, "k")
+        params = {"scope": run_id, "step_key": "k", "first_seq_id": 1}
+        put = api.http.put("/api/v1/tuft/steps/plan", params=params, content=b"x" * 2001)
+        refused(put, 413)
+
+
+@pytest.fixture
+def with_tokenizer(module_store: str, tmp_path: Path) -> Iterator[Api]:
+    folder = tmp_path / "model"
+    folder.mkdir()
+    for name in ("tokenizer.json", "tokenizer_config.json", "model.safetensors"):
+        (folder / name).write_text(json.dumps({"name": name}))
+    config = config_of(tmp_path)
+    model = config.supported_models[0].model_copy(update={"resolved_folder": folder})
+    served = config.model_copy(update={"supported_models": [model]})
+    with serving(served, module_store) as api:
+        yield api
+
+
+def test_the_tokenizer_as_an_archive(with_tokenizer: Api) -> None:
+    path = f"tuft/models/{MODEL}/tokenizer"
+    answer = with_tokenizer.get(path)
+    assert answer.headers["content-type"] == "application/zip"
+    with zipfile.ZipFile(io.BytesIO(answer.content)) as archive:
+        assert archive.namelist() == ["tokenizer.json", "tokenizer_config.json"]
+        assert json.loads(archive.read("tokenizer.json")) == {"name": "tokenizer.json"}
+    etag = answer.headers["etag"]
+    assert with_tokenizer.get(path).content == answer.content
+    same = with_tokenizer.get(path, **{"If-None-Match": etag})
+    assert (same.status_code, same.content) == (304, b"")
+    assert with_tokenizer.get(path, **{"If-None-Match": '"other"'}).status_code == 200
+
+
+def test_a_tokenizer_that_changed(with_tokenizer: Api) -> None:
+    path = f"tuft/models/{MODEL}/tokenizer"
+    etag = with_tokenizer.get(path).headers["etag"]
+    folder = with_tokenizer.services.config.supported_models[0].resolved_folder
+    assert folder is not None
+    (folder / "chat_template.jinja").write_text("{{ messages }}")
+    assert with_tokenizer.get(path).headers["etag"] != etag
+
+
+def test_a_model_without_tokenizer_or_not_served(api: Api) -> None:
+    refused(api.get(f"tuft/models/{MODEL}/tokenizer"), 404)
+    assert MODEL in refused(api.get("tuft/models/other/tokenizer"))
