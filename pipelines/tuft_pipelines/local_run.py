@@ -22,6 +22,7 @@ from tuft_pipelines.errors import PipelineFailed
 
 _POLL_S = 0.1
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
+_FAILED_TASK = re.compile(r"Inner task failed: '([^']+)'")
 _TAIL_LINES = 25
 
 
@@ -86,11 +87,13 @@ def run_locally(
         except RuntimeError as error:
             # What kfp.local raises for a failed task, and for a component that it can't run.
             message = _COLOURS.sub("", str(error))
-            raise PipelineFailed(f"{message}\n{_tail(log_file)}") from error
+            if task := _FAILED_TASK.search(message):
+                message = f"{watcher.names.get(task[1], task[1])} failed"
+            raise PipelineFailed(f"{message}; {_tail(log_file)}") from error
     missing = [name for name in watcher.names.values() if name not in watcher.results]
     if missing:
         raise PipelineFailed(
-            f"the runner reported success, but these tasks have no output: {', '.join(missing)}\n"
+            f"the runner reported success, but these tasks have no output: {', '.join(missing)}; "
             f"{_tail(log_file)}"
         )
     return watcher.results
