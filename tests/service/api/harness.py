@@ -128,9 +128,7 @@ def refused(response: httpx.Response, status: int = 400) -> str:
 
 
 @contextmanager
-def serving(
-    config: ServiceConfig, store_url: str, *, loaded: bool = True
-) -> Iterator[Api]:
+def serving(config: ServiceConfig, store_url: str, *, loaded: bool = True) -> Iterator[Api]:
     """Serve in a thread until the block ends; with `loaded`, a trainer described the model."""
     store = Store(connect(store_url))
     if loaded:

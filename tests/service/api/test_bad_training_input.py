@@ -64,7 +64,7 @@ def wrong_shape(message: Any) -> None:
     message.data[0].loss_fn_inputs["target_tokens"].shape[:] = [5]
 
 
-RL = {"loss_fn": "ppo", "logprobs": [0.0] * 4, "advantages": [1.0] * 4}
+RL: dict[str, Any] = {"loss_fn": "ppo", "logprobs": [0.0] * 4, "advantages": [1.0] * 4}
 
 BAD: dict[str, tuple[dict[str, Any], list[str]]] = {
     "empty data": ({"rows": 0}, ["data is empty"]),
@@ -216,13 +216,7 @@ def test_a_flag_that_reaches_no_module(fresh_api: Api) -> None:
     fresh_api.store.workers.set_model_info(INFO.model_copy(update={"unembed_modules": 0}))
     message = refused(fresh_api.post("create_model", create_model_body(fresh_api.session())))
     assert "train_unembed" in message
-    ok(
-        fresh_api.post(
-            "create_model", create_model_body(fresh_api.session(), train_unembed=False)
-        )
-    )
-
-
+    ok(fresh_api.post("create_model", create_model_body(fresh_api.session(), train_unembed=False)))
 
 
 @pytest.mark.parametrize("name", ["a/b", "..", ".", "", "a b", "x" * 201, "../../etc"])
@@ -230,9 +224,7 @@ def test_a_bad_checkpoint_name(api: Api, name: str) -> None:
     run_id = api.run()
     body = {"model_id": run_id, "seq_id": 1, "path": name}
     assert "checkpoint name" in refused(api.post("save_weights", body))
-    assert "checkpoint name" in refused(
-        api.post("save_weights_for_sampler", body | {"seq_id": 2})
-    )
+    assert "checkpoint name" in refused(api.post("save_weights_for_sampler", body | {"seq_id": 2}))
 
 
 @pytest.mark.parametrize("ttl", [3599, 10 * 365 * 86400 + 1, -1])

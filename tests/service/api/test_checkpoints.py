@@ -334,9 +334,7 @@ class TestRestart:
             (shown,) = ok(api.get("checkpoints"))["checkpoints"]
             assert shown["checkpoint_id"] == "weights/good"
 
-    def test_the_state_of_another_process_is_kept(
-        self, valkey_url: str, tmp_path: Path
-    ) -> None:
+    def test_the_state_of_another_process_is_kept(self, valkey_url: str, tmp_path: Path) -> None:
         with serving(config_of(tmp_path), valkey_url) as api:
             run_id = api.run()
             write_checkpoint(api, run_id, "weights", "a")

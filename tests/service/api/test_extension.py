@@ -98,7 +98,7 @@ def test_a_plan_has_the_limit_of_a_request(module_store: str, tmp_path: Path) ->
     with serving(config_of(tmp_path, max_request_bytes=2000), module_store) as api:
         run_id = api.run()
         begin(api, run_id, "k")
-        params = {"scope": run_id, "step_key": "k", "first_seq_id": 1}
+        params: dict[str, str | int] = {"scope": run_id, "step_key": "k", "first_seq_id": 1}
         put = api.http.put("/api/v1/tuft/steps/plan", params=params, content=b"x" * 2001)
         refused(put, 413)
 

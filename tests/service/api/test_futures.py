@@ -48,9 +48,7 @@ def poll(api: Api, pool: ThreadPoolExecutor, request_id: str) -> Future[httpx.Re
     return future
 
 
-def test_a_held_poll_is_woken_at_once(
-    api: Api, trainer: Trainer, pool: ThreadPoolExecutor
-) -> None:
+def test_a_held_poll_is_woken_at_once(api: Api, trainer: Trainer, pool: ThreadPoolExecutor) -> None:
     run_id = api.run()
     waiting = poll(api, pool, f"{run_id}:0")
     assert not waiting.done()

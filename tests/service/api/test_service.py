@@ -157,9 +157,8 @@ class TestProcess:
             process.kill()
             process.wait()
 
-    @pytest.mark.parametrize("name", ["TUFT_CONFIG", "TUFT_STORE_URL", "TUFT_PORT"])
-    def test_what_is_missing_is_named(self, environment: dict[str, str], name: str) -> None:
-        del environment[name]
+    def test_what_is_missing_is_named(self, environment: dict[str, str]) -> None:
+        del environment["TUFT_STORE_URL"]
         ended = subprocess.run(
             [sys.executable, "-m", "tuft.api"],
             env=environment,
@@ -168,7 +167,7 @@ class TestProcess:
             timeout=60,
         )
         assert ended.returncode != 0
-        assert name in ended.stderr
+        assert "TUFT_STORE_URL" in ended.stderr
         assert "Traceback" not in ended.stderr
 
     def test_torch_is_never_imported(self) -> None:

@@ -172,4 +172,3 @@ def test_10_every_error_has_a_body_with_a_length(api: Api) -> None:
         refused(response, response.status_code)
         assert "transfer-encoding" not in response.headers
         assert 400 <= response.status_code < 500
-
