@@ -28,7 +28,7 @@ class CheckpointIndex:
 
     def put(self, record: CheckpointRecord) -> None:
         """Index a checkpoint, in place of what was under its name."""
-        self._connection.transaction(*self.effects(record))
+        self._connection.write(*self.effects(record))
 
     def get(self, run_id: str, kind: CheckpointKind, name: str) -> CheckpointRecord:
         """Raises: NotFound."""
@@ -44,7 +44,7 @@ class CheckpointIndex:
         if found is None:
             return
         tenant = CheckpointRecord.model_validate_json(blob(found)).manifest.run.tenant
-        self._connection.transaction(
+        self._connection.write(
             ["DEL", keys.checkpoint(full)],
             ["ZREM", keys.run_checkpoints(run_id), full],
             ["ZREM", keys.tenant_checkpoints(tenant), full],
@@ -64,11 +64,11 @@ class CheckpointIndex:
         return self._page(index, offset, offset + limit - 1)
 
     def _page(self, index: str, first: int, last: int) -> tuple[list[CheckpointRecord], int]:
-        names, total = self._connection.transaction(
+        names, total = self._connection.read(
             ["ZRANGE", index, first, last, "REV"], ["ZCARD", index]
         )
         gets = [["GET", keys.checkpoint(name)] for name in texts(names)]
-        found = self._connection.transaction(*gets) if gets else []
+        found = self._connection.read(*gets) if gets else []
         # One that was removed since the index was read is left out.
         records = [
             CheckpointRecord.model_validate_json(blob(record))

@@ -130,10 +130,20 @@ class Connection:
             except redis.exceptions.NoScriptError:
                 return self._client.execute_command("EVAL", code.text, len(keys), *keys, *args)
 
-    def transaction(self, *commands: Sequence[Arg]) -> list[object]:
-        """Run several commands as one; their replies in order."""
+    def read(self, *commands: Sequence[Arg]) -> list[object]:
+        """Run several reading commands in one go, not as one; their replies in order.
+
+        Not a transaction, since a server at its memory limit takes none.
+        """
+        return self._pipeline(commands, transaction=False)
+
+    def write(self, *commands: Sequence[Arg]) -> list[object]:
+        """Run several commands as one (MULTI, EXEC); their replies in order."""
+        return self._pipeline(commands, transaction=True)
+
+    def _pipeline(self, commands: Sequence[Sequence[Arg]], *, transaction: bool) -> list[object]:
         with _translated():
-            pipeline: Any = self._client.pipeline(transaction=True)
+            pipeline: Any = self._client.pipeline(transaction=transaction)
             for command in commands:
                 pipeline.execute_command(*command)
             replies: list[object] = pipeline.execute()

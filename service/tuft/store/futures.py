@@ -40,7 +40,7 @@ class Futures:
         unknown = NotFound(f"no request {request_id}")
         if not (parent and seq.isascii() and seq.isdecimal()):
             return unknown
-        run, sampler = self._connection.transaction(
+        run, sampler = self._connection.read(
             ["HMGET", keys.run(parent), "record", "cursor"],
             ["HGET", keys.sampler(parent), "record"],
         )

@@ -143,34 +143,33 @@ class Journal:
         Raises:
             NotFound: no such run, or the journal was trimmed beyond `after`.
         """
-        wanted = range(after + 1, after + 1 + limit)
-        if not wanted:
+        if limit <= 0:
             return []
-        trimmed, found = self._connection.transaction(
-            ["HGET", keys.run(run_id), "trimmed"], ["HMGET", keys.entries(run_id), *wanted]
+        found = items(
+            self._connection.run(
+                script("journal_entries"),
+                [keys.run(run_id), keys.entries(run_id)],
+                [after + 1, after + limit],
+            )
         )
-        if trimmed is None:
+        if not found:
             raise NotFound(f"no training run {run_id}")
-        if integer(trimmed) > after:
+        trimmed = integer(found[0])
+        if trimmed > after:
             raise NotFound(
-                f"the journal of {run_id} begins after seq_id {integer(trimmed)}, "
+                f"the journal of {run_id} begins after seq_id {trimmed}, "
                 f"entries after {after} were asked for"
             )
-        entries: list[Operation | Tombstone] = []
-        for entry in items(found):
-            if entry is None:
-                break
-            entries.append(_decode(blob(entry)))
-        return entries
+        return [_decode(blob(entry)) for entry in found[1:]]
 
     def waiting_since(self, run_id: str) -> tuple[int, float] | None:
         """The first missing seq_id that operations wait for, and since when (accepted_at)."""
-        filled, oldest = self._connection.transaction(
-            ["HGET", keys.run(run_id), "filled"],
-            ["ZRANGE", keys.waiting(run_id), 0, 0, "WITHSCORES"],
+        found = items(
+            self._connection.run(
+                script("journal_waiting"), [keys.run(run_id), keys.waiting(run_id)]
+            )
         )
-        found = items(oldest)
-        return (integer(filled) + 1, number(found[1])) if found else None
+        return (integer(found[0]), number(found[1])) if found else None
 
     def payload(self, op: Operation) -> bytes | None:
         """The inline payload, None where there is none (or where it is an object)."""

@@ -124,11 +124,11 @@ class Runs:
         index = keys.tenant_runs(tenant)
         if limit <= 0:
             return [], integer(self._connection.call("ZCARD", index))
-        found, total = self._connection.transaction(
+        found, total = self._connection.read(
             ["ZRANGE", index, offset, offset + limit - 1, "REV"], ["ZCARD", index]
         )
         gets = [["HGET", keys.run(run_id), "record"] for run_id in texts(found)]
-        records = self._connection.transaction(*gets) if gets else []
+        records = self._connection.read(*gets) if gets else []
         return [RunRecord.model_validate_json(blob(record)) for record in records], integer(total)
 
 

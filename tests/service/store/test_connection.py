@@ -16,7 +16,9 @@ import redis
 from tests.service.store.records import (
     MODEL,
     RUN,
+    TENANT,
     accept,
+    checkpoint,
     complete,
     complete_up_to,
     create_run,
@@ -137,12 +139,15 @@ def test_a_full_server_takes_nothing_new_and_can_be_drained(tmp_path: Path) -> N
             lambda: store.journal.refuse(tombstone(2), writer_epoch=0),
             lambda: store.samples.accept(sample(2), pending(sample(2).request_id), max_pending=9),
             lambda: store.sessions.create(session()),
+            lambda: store.checkpoints.put(checkpoint("a", 1.0)),
         ]
         for newcomer in newcomers:
             with pytest.raises(Unavailable, match="takes no writes"):
                 newcomer()
         assert set(client.keys()) == keys
         assert store.runs.status(RUN).next_seq_id == 2
+        assert store.runs.list(TENANT, 1, 0)[1] == 1
+        assert store.checkpoints.list_run(RUN) == []
 
         lease = store.workers.acquire(f"trainer:{MODEL}")
         store.workers.report("t", "trainer", MODEL, "ready")
@@ -184,7 +189,7 @@ def test_mistakes_are_not_called_unavailable(valkey_url: str) -> None:
     with pytest.raises(redis.ResponseError, match="unknown command"):
         connection.call("NONSENSE")
     with pytest.raises(redis.ResponseError):
-        connection.transaction(["SET", "tuft:a", "b"], ["HGET", "tuft:a", "c"])
+        connection.write(["SET", "tuft:a", "b"], ["HGET", "tuft:a", "c"])
 
 
 def test_many_threads_share_one_store(store: Store) -> None:

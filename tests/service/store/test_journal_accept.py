@@ -264,6 +264,7 @@ def test_trimmed_seq_ids_still_know_their_requests(store: Store, lease: Lease) -
         accept(store, operation(2))
     assert refusal.value.tombstone == tombstone(2)
     store.journal.refuse(tombstone(3), writer_epoch=0)
+    assert accept(store, operation(3)).duplicate
     with pytest.raises(NotFound, match="begins after seq_id 3"):
         store.journal.entries(RUN, 2, 1)
     assert store.journal.entries(RUN, 3, 10) == []
