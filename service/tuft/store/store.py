@@ -13,6 +13,7 @@ from tuft.store.ledger import Ledger
 from tuft.store.runs import Runs
 from tuft.store.samplers import Samplers
 from tuft.store.samples import SampleQueue
+from tuft.store.server import check_server
 from tuft.store.sessions import Sessions
 from tuft.store.workers import Workers
 
@@ -40,3 +41,12 @@ class Store:
     def ping(self) -> None:
         """Raises: Unavailable."""
         self._connection.call("PING")
+
+    def check_server(self) -> list[str]:
+        """Warnings about the settings of a server that someone else set up.
+
+        Raises:
+            ConfigError: it can't be the store, and why.
+            Unavailable: it can't be reached.
+        """
+        return check_server(self._connection)
