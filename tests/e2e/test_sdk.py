@@ -249,7 +249,7 @@ def test_wrong_key_is_told_at_once(service: Service) -> None:
 
 def test_bad_input_leaves_the_run_usable(client: tinker.ServiceClient) -> None:
     training = new_run(client)
-    with pytest.raises(tinker.BadRequestError, match=r"vocab"):
+    with pytest.raises(tinker.BadRequestError, match="token ids"):
         training.forward_backward([datum([5, 10**6], [6, 7])], "cross_entropy").result(
             timeout=TIMEOUT
         )

@@ -62,7 +62,7 @@ def describe_model(model: PreTrainedModel, config: ModelConfig) -> ModelInfo:
     return ModelInfo(
         model_name=config.model_name,
         architecture=type(model).__name__,
-        tokenizer_id=config.model_name,
+        tokenizer_id=_tokenizer_id(config),
         vocab_size=int(model.config.get_text_config().vocab_size),
         max_model_len=_max_model_len(model, config),
         num_parameters=count_parameters(model.parameters()),
@@ -71,6 +71,15 @@ def describe_model(model: PreTrainedModel, config: ModelConfig) -> ModelInfo:
         mlp_modules=kinds.count("mlp"),
         unembed_modules=kinds.count("unembed"),
     )
+
+
+def _tokenizer_id(config: ModelConfig) -> str:
+    """What the SDK hands to AutoTokenizer: the hub name, or a folder of this machine.
+
+    A folder helps clients on the same machine only; others get the tokenizer by `tuft_sdk`.
+    """
+    path = Path(config.model_path)
+    return str(config.resolved_folder or path) if path.exists() else config.model_path
 
 
 def count_parameters(parameters: Iterable[nn.Parameter]) -> int:
