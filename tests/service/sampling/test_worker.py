@@ -24,11 +24,12 @@ from tuft.contracts.policies import policy_name
 from tuft.contracts.records import CheckpointManifest, LoraSpec, RunRecord
 from tuft.modeling.loading import load_base
 from tuft.objects import ObjectStore, open_object_store
+from tuft.persistence import PersistenceConfig
 from tuft.sampling.background import Background
 from tuft.sampling.policies import Policies
 from tuft.sampling.transformers_engine import TransformersEngine
 from tuft.sampling.worker import Worker
-from tuft.store import Store, connect
+from tuft.store import EmbeddedStore, Store, connect
 from tuft.supervisor.tree import free_port
 
 CONSUMER = "sampler:tiny@here"
@@ -265,6 +266,28 @@ def test_object_store_away_holds_up_only_who_needs_it(
         with forwarding(s3_server.endpoint, port):
             assert len(setting.response(needs_policy).sequences) == 1
             assert len(setting.response(large).sequences) == 8
+
+
+def test_store_that_goes_away_and_comes_back_gets_the_result(
+    model: Any, objects: ObjectStore, tmp_path: Path
+) -> None:
+    server = EmbeddedStore(PersistenceConfig.from_file_redis(tmp_path / "aof"), tmp_path)
+    client = connect(server.start())
+    setting = Setting(model, Store(client), objects)
+    try:
+        with setting.working():
+            long = setting.accept(ask(PROMPT, max_tokens=240, num_samples=8))
+            # Once a shorter one of the same batch is done, the long one is on its way.
+            setting.response(setting.accept(ask(PROMPT, max_tokens=2)))
+            assert setting.engine.load > 0
+            server.stop()
+            wait_until(lambda: setting.engine.load == 0, 60, "the long one sampled")
+            server.start()
+            assert len(setting.response(long).sequences) == 8
+            setting.response(setting.accept(ask(PROMPT)))
+    finally:
+        client.close()
+        server.stop()
 
 
 def claim_and_die(setting: Setting, times: int) -> None:
