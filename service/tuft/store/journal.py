@@ -78,6 +78,8 @@ class Journal:
         """
         if future.request_id != op.request_id:
             raise ValueError(f"future {future.request_id} is not that of {op.request_id}")
+        if op.seq_id < 1:
+            raise InvalidRequest(f"seq_id is {op.seq_id}; the first request of a run has 1")
         reply = items(
             self._connection.run(
                 script("journal_accept"),

@@ -227,6 +227,12 @@ def test_a_seq_id_far_ahead_is_refused_and_bricks_nothing(store: Store) -> None:
     assert store.journal.waiting_since(RUN) == (1, 1000.25 + WINDOW - 1)
 
 
+@pytest.mark.parametrize("seq_id", [0, -1, -5])
+def test_the_first_seq_id_is_1(store: Store, seq_id: int) -> None:
+    with pytest.raises(InvalidRequest, match="has 1"):
+        accept(store, operation(seq_id))
+
+
 def test_the_largest_gap_is_buried_at_once(store: Store, lease: Lease) -> None:
     accept(store, operation(WINDOW - 1), proves_earlier=True)
     assert store.journal.waiting_since(RUN) is None
