@@ -13,6 +13,7 @@ import httpx
 from tuft_sdk.errors import Transient, from_status
 
 WRITER_EPOCH_HEADER = "X-Tuft-Writer-Epoch"
+STEP_KEY_HEADER = "X-Tuft-Step-Key"
 _RETRIED = frozenset({408, 429})
 _LONGEST_PAUSE_S = 8.0
 _REQUEST_TIMEOUT_S = 60.0

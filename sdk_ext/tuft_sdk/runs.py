@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from tuft_sdk.errors import OperationFailed, ResultExpired, translated
-from tuft_sdk.extension import WRITER_EPOCH_HEADER, ExtensionClient
+from tuft_sdk.errors import ConfigurationError, OperationFailed, ResultExpired, translated
+from tuft_sdk.extension import STEP_KEY_HEADER, WRITER_EPOCH_HEADER, ExtensionClient
 from tuft_sdk.ledger import Finished, Fresh, Resubmit, StepLedger, StepState
 
 if TYPE_CHECKING:
@@ -106,6 +106,7 @@ class AttachedRun:
         """
         from tuft_sdk.plans import Plan
 
+        self._sign(step_key)
         attempt, state = self._newest_attempt(step_key)
         match state:
             case Finished():
@@ -117,6 +118,15 @@ class AttachedRun:
                 self.ledger.record_plan(step_key, plan.encode(), first_seq_id=first_seq_id)
         results = self._execute(plan, first_seq_id, timeout_s, _attempt_key(step_key, attempt + 1))
         return self.ledger.finish(step_key, conclude(plan, results))
+
+    def _sign(self, step_key: str) -> None:
+        """Send the step key along, so that checkpoints tell which step made them."""
+        if not (step_key.isascii() and step_key.isprintable() and 0 < len(step_key) <= 500):
+            raise ConfigurationError(
+                f"step key {step_key[:60]!r}: give 1 to 500 printable ASCII characters"
+            )
+        if "service" not in self.__dict__:
+            self._headers[STEP_KEY_HEADER] = step_key
 
     def _newest_attempt(self, step_key: str) -> tuple[int, StepState]:
         """Number and state of the step's newest attempt: there is one after each failed one."""
