@@ -4,14 +4,17 @@
 #   make demo                        train a real model with the demo pipeline; results in demo-output/
 #   make test | test-all             the tests | those marked slow as well
 #   make check                       ruff, mypy --strict, import layers, size budgets
-#   make bench                       forward_backward beside the same step in plain PyTorch
+#   make bench                       the service beside plain PyTorch and transformers
 #   make clean                       remove .venv and what the targets wrote
 #
 # Variables: PYTHON      the Python (3.11 or newer) that .venv is made with
 #            TORCH_ARGS  more arguments for the installation of torch (see `torch-hint` below)
 #            DEMO_ARGS   more arguments for `tuft-pipelines demo`
 
-PYTHON ?= $(firstword $(foreach name,python3.11 python3.12 python3.13 python3,$(shell command -v $(name) 2>/dev/null)))
+ifndef PYTHON
+PYTHON := $(shell for name in python3.11 python3.12 python3.13 python3; do \
+	$$name -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && command -v $$name && break; done)
+endif
 TORCH_ARGS ?=
 DEMO_ARGS ?=
 
@@ -19,7 +22,8 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 STAMP := .venv/.installed
 
-.PHONY: install demo test test-all check bench clean preflight torch-hint
+# `make help` shows these.
+.PHONY: install demo test test-all check bench clean help preflight torch-hint
 install: $(STAMP)
 
 $(STAMP): pyproject.toml constraints.txt
@@ -39,7 +43,7 @@ $(STAMP): pyproject.toml constraints.txt
 
 # What would fail late or unclearly is said here, at once.
 preflight:
-	@test -n "$(PYTHON)" || { echo "No Python found. Install Python 3.11 or newer, or name it: make PYTHON=/path/to/python3.11"; exit 1; }
+	@test -n "$(PYTHON)" || { echo "No Python 3.11 or newer found. Install one, or name it: make PYTHON=/path/to/python3.11"; exit 1; }
 	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "$(PYTHON) is $$("$(PYTHON)" --version 2>&1); TuFT needs 3.11 or newer. Name one: make PYTHON=/path/to/python3.11"; exit 1; }
 	@"$(PYTHON)" -c 'import ensurepip, venv' 2>/dev/null || { echo "$(PYTHON) cannot make virtual environments. On Debian and Ubuntu: apt install python3-venv"; exit 1; }
 	@test -x $(BIN)/python || $(MAKE) --no-print-directory -s torch-hint
@@ -68,7 +72,10 @@ check: $(STAMP)
 	@$(BIN)/python tests/tools/budgets.py
 
 bench: $(STAMP)
-	@$(BIN)/python -m tests.bench
+	@for bench in $(basename $(notdir $(wildcard tests/bench/bench_*.py))); do $(BIN)/python -m tests.bench.$$bench || exit 1; done
+
+help:
+	@sed -n 's/^#   *\(make .*\)/\1/p' Makefile
 
 clean:
 	rm -rf .venv demo-output local_outputs .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
