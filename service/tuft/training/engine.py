@@ -24,6 +24,8 @@ _CONFIG = {
     "zero_optimization": {"stage": 0},
     "managed_gradient_accumulation": False,
     "gradient_allreduce_op": "sum",
+    # ClippingAdamW clips, as each step asks; DeepSpeed would clip to 1 on its own.
+    "gradient_clipping": 0.0,
 }
 _MOMENTS = ("exp_avg", "exp_avg_sq")
 

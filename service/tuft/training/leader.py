@@ -207,7 +207,8 @@ class Leader:
             reason, category = error.message, _category(error)
         except RankFailure as error:
             reason, category = f"internal error in the trainer: {error}", _SERVER
-            in_doubt = changes_state(op)
+            # What a forward_backward left behind is never applied: it poisons the next step.
+            in_doubt = changes_state(op) and not isinstance(op.body, ForwardBackward)
         snapshot = None
         if done is not None and isinstance(op.body, CreateFromCheckpoint | LoadWeights):
             # A replay must not need a checkpoint that its owner may delete.

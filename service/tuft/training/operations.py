@@ -190,7 +190,8 @@ class Operations:
         optimizer = files.pop(OPTIMIZER_FILE, None)
         self._group.call(commands.Restore(state.run_id, files))
         self._group.call(commands.Start(state.run_id, optimizer if body.optimizer else None))
-        state.accumulated, state.step = False, manifest.step
+        # The gradients went with the weights that they were of.
+        state.accumulated, state.poison, state.step = False, None, manifest.step
         return _json(path=body.path, model_id=state.run_id, type="load_weights")
 
     def _save_weights(self, state: RunState, op: Operation, body: SaveWeights) -> Doing:

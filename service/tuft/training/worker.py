@@ -104,7 +104,8 @@ def _load(entry: ModelConfig, place: Place) -> tuple[RankGroup, torch.nn.Module]
 
 
 def _share_of_cores(world_size: int) -> int:
-    return max(1, len(os.sched_getaffinity(0)) // world_size)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return max(1, (cores or 1) // world_size)
 
 
 def _patiently(do: Callable[[], T]) -> T:

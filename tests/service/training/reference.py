@@ -81,8 +81,8 @@ def assert_close(
     """Each tensor differs by at most `relative` of its norm."""
     assert got.keys() == expected.keys()
     for name, tensor in expected.items():
-        difference = float((got[name] - tensor).norm())
-        assert difference <= relative * float(tensor.norm()) + 1e-12, (name, difference)
+        difference = float((got[name] - tensor).detach().norm())
+        assert difference <= relative * float(tensor.detach().norm()) + 1e-12, (name, difference)
 
 
 def assert_same(got: Mapping[str, bytes], expected: Mapping[str, bytes]) -> None:

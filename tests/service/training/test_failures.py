@@ -70,8 +70,7 @@ def test_a_gradient_that_is_not_finite_is_not_applied(trainer: Trainer) -> None:
     client = trained(trainer)
     before = saved(trainer, client, "before")
     data = random_data(2, rows=1, spread={"weights": 1.0})
-    data[0].inputs["weights"][:] = 1e38  # a finite loss, but the gradient's norm overflows
-    data[0].inputs["weights"][1::2] *= -1
+    data[0].inputs["weights"][:] = 1e30  # a finite loss, but the gradient's norm overflows
     output = trainer.result(client.forward_backward(data))
     assert np.isfinite(output.metrics["loss:sum"])
     with pytest.raises(Failed, match=r"norm of the gradient is (inf|nan)") as caught:
@@ -178,12 +177,12 @@ def test_a_full_object_store_fails_the_save_and_nothing_else(
     trainer = start_trainer(world)
     client = trained(trainer)
     (small_disk / "ballast").write_bytes(bytes(900_000))
-    with pytest.raises(Failed, match="no (room|space)") as caught:
+    with pytest.raises(Failed, match=r"no space left") as caught:
         trainer.result(client.save("a"))
     assert caught.value.category == "server"
     (small_disk / "ballast").unlink()
     trainer.result(client.save("a"))
-    assert_goes_on(trainer, client)
+    trainer.all(client.forward_backward(random_data(1, rows=2)), client.optim_step())
 
 
 def test_an_object_store_that_is_away_is_waited_for(trainer: Trainer) -> None:
@@ -211,5 +210,5 @@ def test_a_trainer_that_lost_its_lease_stops(
     new = start_trainer(world)
     step = client.optim_step()
     with pytest.raises(LeaseLost):
-        wait_until(lambda: old.leader.turn(), 20)
+        wait_until(old.leader.turn, 20)
     assert new.result(step)["metrics"]["step"] == 2
