@@ -30,6 +30,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except WrongArgument as error:
         print(f"tuft-pipelines: {error}", file=sys.stderr)
         return EX_CONFIG
+    except ModuleNotFoundError as error:
+        if error.name not in ("kfp", "kfp.kubernetes"):
+            raise
+        print("tuft-pipelines: install it with its extra: tuft-pipelines[kfp]", file=sys.stderr)
+        return EX_CONFIG
     except (DemoFailed, PipelineFailed, ServiceFailed) as error:
         print(f"tuft-pipelines: {error}", file=sys.stderr)
         return EX_FAILED

@@ -156,6 +156,23 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path: Path, name: str) -> N
         compile_pipeline(build_demo(local_faces(), 1), tmp_path / name)
 
 
+def test_without_kfp_the_extra_is_named(tmp_path: Path) -> None:
+    program = """
+import importlib.abc, sys
+class NoKfp(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path, target=None):
+        if name == "kfp":
+            raise ModuleNotFoundError("No module named 'kfp'", name="kfp")
+sys.meta_path.insert(0, NoKfp())
+from tuft_pipelines.cli import main
+sys.exit(main(["compile", "demo", "-o", sys.argv[1]]))
+"""
+    path = str(tmp_path / "demo.yaml")
+    done = subprocess.run([sys.executable, "-c", program, path], capture_output=True, text=True)
+    assert done.returncode == 78
+    assert done.stderr == "tuft-pipelines: install it with its extra: tuft-pipelines[kfp]\n"
+
+
 def test_compiling_works_without_torch(tmp_path: Path) -> None:
     program = """
 import sys
