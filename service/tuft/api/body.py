@@ -123,7 +123,7 @@ def _too_large(max_bytes: int) -> PayloadTooLarge:
 def _unzstd(data: bytes, max_bytes: int) -> bytes:
     try:
         out = io.BytesIO()
-        decoder = zstandard.ZstdDecompressor(max_window_size=max(_MAX_ZSTD_WINDOW, 1024))
+        decoder = zstandard.ZstdDecompressor(max_window_size=_MAX_ZSTD_WINDOW)
         piece = decoder.decompressobj(write_size=_READ_BYTES)
         source = memoryview(data)
         # Small slices: one kilobyte of input can't become more than 32 MB of output.

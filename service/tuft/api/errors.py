@@ -12,8 +12,9 @@ from collections.abc import Mapping
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from tuft import errors
 from tuft.store.journal import Refused
@@ -35,6 +36,8 @@ _STATUS: Mapping[type[errors.TuftError], int] = {
     errors.Unavailable: 503,
 }
 _RETRY_AFTER_S = "1"
+MAX_DETAIL = 2000
+"""Characters of a message: it may quote a name that the client made as long as its body."""
 
 
 def status_of(error: errors.TuftError) -> int:
@@ -62,7 +65,8 @@ def error_response(error: errors.TuftError) -> JSONResponse:
     if status == 413:
         # The rest of the body may still be on its way; the connection can't be used again.
         headers["Connection"] = "close"
-    return JSONResponse({"detail": error.message, "code": error.code}, status, headers)
+    detail = error.message[:MAX_DETAIL]
+    return JSONResponse({"detail": detail, "code": error.code}, status, headers)
 
 
 def install(app: FastAPI) -> None:
@@ -85,6 +89,11 @@ def install(app: FastAPI) -> None:
     async def _parameters(_request: Request, error: RequestValidationError) -> JSONResponse:
         problems = [f"{'.'.join(str(p) for p in e['loc'])}: {e['msg']}" for e in error.errors()]
         return error_response(errors.InvalidRequest("; ".join(problems)))
+
+    @app.exception_handler(ClientDisconnect)
+    async def _gone(_request: Request, _error: ClientDisconnect) -> Response:
+        # Nobody reads this; without it the log would have a traceback.
+        return Response(status_code=400)
 
     @app.exception_handler(Exception)
     async def _unforeseen(_request: Request, _error: Exception) -> JSONResponse:

@@ -9,10 +9,11 @@ from __future__ import annotations
 import json
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StrictBool, StrictInt
 
 TTL_MIN_S = 3600
 TTL_MAX_S = 10 * 365 * 86400
+MAX_METADATA_BYTES = 64 * 1024
 
 SeqId = Annotated[StrictInt, Field(ge=0, lt=2**63)]
 Ttl = Annotated[StrictInt, Field(ge=TTL_MIN_S, le=TTL_MAX_S)]
@@ -20,6 +21,19 @@ Finite = Annotated[float, Field(allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Decay = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
 Id = Annotated[str, Field(min_length=1, max_length=256)]
+Name = Annotated[str, Field(max_length=1024)]
+
+
+def _small(metadata: dict[str, Any]) -> dict[str, Any]:
+    """Metadata is kept in memory, with every run and checkpoint."""
+    size = len(json.dumps(metadata))
+    if size > MAX_METADATA_BYTES:
+        raise ValueError(f"has {size} bytes as JSON; at most {MAX_METADATA_BYTES} are kept")
+    return metadata
+
+
+Metadata = Annotated[dict[str, Any], AfterValidator(_small)]
+TextMetadata = Annotated[dict[str, str], AfterValidator(_small)]
 
 
 class Closed(BaseModel):
@@ -31,11 +45,11 @@ class Open(BaseModel):
 
 
 class CreateSession(Open):
-    tags: list[str] = []
-    user_metadata: dict[str, Any] | None = None
-    sdk_version: str = ""
-    project_id: str | None = None
-    display_name: str | None = None
+    tags: Annotated[list[Name], Field(max_length=100)] = []
+    user_metadata: Metadata | None = None
+    sdk_version: Name = ""
+    project_id: Name | None = None
+    display_name: Name | None = None
 
 
 class SessionId(Open):
@@ -52,7 +66,7 @@ class FinishSession(Open):
 
 
 class AssignProject(Closed):
-    project_id: str
+    project_id: Name
 
 
 class LoraRequest(Closed):
@@ -64,15 +78,15 @@ class LoraRequest(Closed):
 
 
 class OptimizerRequest(Open):
-    type: str
+    type: Name
 
 
 class CreateModelRequest(Closed):
     session_id: Id
     model_seq_id: SeqId
-    base_model: str
+    base_model: Name
     lora_config: LoraRequest | None = None
-    user_metadata: dict[str, Any] | None = None
+    user_metadata: Metadata | None = None
     optimizer_config: OptimizerRequest = OptimizerRequest(type="adamw")
     type: Literal["create_model"] = "create_model"
 
@@ -82,7 +96,7 @@ class ModelId(Open):
 
 
 class TinkerPath(Open):
-    tinker_path: str
+    tinker_path: Name
 
 
 class AdamRequest(Closed):
@@ -114,35 +128,35 @@ class OptimStepRequest(Closed):
 class SaveWeightsRequest(Closed):
     model_id: Id
     seq_id: SeqId
-    path: str | None = None
+    path: Name | None = None
     ttl_seconds: Ttl | None = None
     overwrite: StrictBool = False
-    user_metadata: dict[str, str] | None = None
+    user_metadata: TextMetadata | None = None
     type: Literal["save_weights"] = "save_weights"
 
 
 class SaveWeightsForSamplerRequest(Closed):
     model_id: Id
     seq_id: SeqId
-    path: str | None = None
+    path: Name | None = None
     sampling_session_seq_id: SeqId | None = None
-    kind: str = "snapshot"
+    kind: Name = "snapshot"
     ttl_seconds: Ttl | None = None
-    user_metadata: dict[str, str] | None = None
+    user_metadata: TextMetadata | None = None
     type: Literal["save_weights_for_sampler"] = "save_weights_for_sampler"
 
 
 class LoadWeightsRequest(Closed):
     """`weights_access_token` (another account's token) is accepted and of no effect."""
 
-    path: str
+    path: Name
     optimizer: StrictBool
     model_id: Id | None = None
     seq_id: SeqId | None = None
     session_id: Id | None = None
     model_seq_id: SeqId | None = None
-    base_model: str | None = None
-    user_metadata: dict[str, Any] | None = None
+    base_model: Name | None = None
+    user_metadata: Metadata | None = None
     optimizer_config: OptimizerRequest | None = None
     weights_access_token: str | None = None
     type: Literal["load_weights"] = "load_weights"
@@ -151,8 +165,8 @@ class LoadWeightsRequest(Closed):
 class CreateSamplingSessionRequest(Closed):
     session_id: Id
     sampling_session_seq_id: SeqId
-    base_model: str | None = None
-    model_path: str | None = None
+    base_model: Name | None = None
+    model_path: Name | None = None
     type: Literal["create_sampling_session"] = "create_sampling_session"
 
 
@@ -178,8 +192,8 @@ class SampleRequest(Closed):
     prompt_logprobs: StrictBool | None = None
     topk_prompt_logprobs: Annotated[StrictInt, Field(ge=0)] = 0
     topk_sample_logprobs: Annotated[StrictInt, Field(ge=0)] = 0
-    base_model: str | None = None
-    model_path: str | None = None
+    base_model: Name | None = None
+    model_path: Name | None = None
     target_prompt_logprobs: dict[str, Any] | None = None
     prompt_alt_tokens_k: Annotated[StrictInt, Field(ge=0)] = 0
     prompt_logprobs_last_n: StrictInt | None = None

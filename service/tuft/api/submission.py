@@ -155,7 +155,7 @@ class Submission:
         tombstone = Tombstone(
             run_id=self.run_id,
             seq_id=self.seq_id,
-            reason=error.message,
+            reason=error.message[: http.MAX_DETAIL],
             poisons=self.maybe_gradient,
             status=http.status_of(error),
         )

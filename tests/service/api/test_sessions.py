@@ -77,3 +77,13 @@ def test_the_client_configuration(api: Api) -> None:
 def test_what_is_not_served_says_so(api: Api) -> None:
     for path in ("copy_weights", "retrieve_futures", "join_sampling_session", "forward"):
         assert f"/api/v1/{path} is not served" in refused(api.post(path, {}), 404)
+
+
+def test_metadata_has_a_limit(api: Api) -> None:
+    body = create_model_body(api.session()) | {"user_metadata": {"k": "x" * 70_000}}
+    assert "user_metadata: has 70" in refused(api.post("create_model", body))
+
+
+def test_a_message_does_not_grow_with_the_body(api: Api) -> None:
+    body = create_model_body(api.session()) | {f"field-{n}-{'x' * 1000}": 1 for n in range(1000)}
+    assert len(refused(api.post("create_model", body))) <= 2000
