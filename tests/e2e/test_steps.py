@@ -16,22 +16,13 @@ import tuft_sdk
 from tests.components.test_cli import tuft_step
 from tests.e2e.service import Service
 from tuft_components.start_run.step import STEP as START_RUN
-from tuft_components.trajectories import Trajectory, read_trajectories
+from tuft_components.trajectories import read_trajectories
 from tuft_sdk.plans import ForwardBackward, OptimStep, Plan, SaveForSampler
 from tuft_sdk.runs import AttachedRun, run_stage
 
 KEY = "tml-local-dev-key"
 ADAM = types.AdamParams(learning_rate=1e-2)
 TOKENS = [11, 42, 37, 99, 7]
-
-
-def even_first_token(trajectory: Trajectory) -> float:
-    """A reward that a random model gets about half of the time."""
-    return float(trajectory.transitions[0].completion_tokens[0] % 2 == 0)
-
-
-def never(trajectory: Trajectory) -> float:
-    return 0.0
 
 
 @pytest.fixture
@@ -302,7 +293,7 @@ def test_the_whole_loop_through_the_command_line(
     assert len({t.transitions[0].completion_text for t in played[:4]}) > 1
     judged = step(
         "feedback",
-        *_params(reward="tests.e2e.test_steps:even_first_token"),
+        *_params(reward="tests.e2e.rewards:even_first_token"),
         *("--input", f"trajectories={trajectories}", "--output", f"batch={batch}"),
     )
     assert 0 < judged["mean_reward"] < 1
@@ -333,7 +324,7 @@ def test_without_signal_there_is_a_policy_but_no_step(
         *("--output", f"trajectories={trajectories}"),
     )
     step(
-        *("feedback", *_params(reward="tests.e2e.test_steps:never")),
+        *("feedback", *_params(reward="tests.e2e.rewards:never")),
         *("--input", f"trajectories={trajectories}", "--output", f"batch={batch}"),
     )
     updated = step("update", *_params(run_id=started["run_id"]), "--input", f"batch={batch}")
