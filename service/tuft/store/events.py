@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tuft.store import keys
-from tuft.store.connection import MAX_BLOCK_MS, Connection, integer, items, text, texts
+from tuft.store.connection import MAX_BLOCK_MS, Connection, items, text, texts
 
 STREAM_LENGTH = 10_000
 """Events that a stream keeps (about)."""
@@ -59,13 +59,9 @@ class Events:
         return last_id, found
 
     def _dropped_since(self, stream: str, last_id: str) -> bool:
-        """Whether entries after `last_id` may be gone: some are, and the oldest left is newer."""
-        flat = items(self._connection.call("XINFO", "STREAM", stream))
-        info = {text(flat[i]): flat[i + 1] for i in range(0, len(flat), 2)}
-        if integer(info["entries-added"]) == integer(info["length"]):
-            return False
-        oldest = text(items(info["first-entry"])[0])
-        return _order(oldest) > _order(last_id)
+        """Whether entries after `last_id` may be gone: the oldest that is left is newer."""
+        oldest = items(self._connection.call("XRANGE", stream, "-", "+", "COUNT", 1))
+        return bool(oldest) and _order(text(items(oldest[0])[0])) > _order(last_id)
 
 
 def _order(entry_id: str) -> tuple[int, int]:

@@ -54,6 +54,13 @@ def test_a_lease_does_not_outlive_the_stores_memory(store: Store, valkey_url: st
         store.workers.check(before)
 
 
+def test_a_clock_that_was_set_back_does_not_matter(store: Store, valkey_url: str) -> None:
+    store.workers.acquire("g")
+    in_a_century = 5_000_000_000_000_000
+    connect(valkey_url).set("tuft:lease:g", in_a_century)
+    assert store.workers.acquire("g").epoch == in_a_century + 1
+
+
 def test_statuses_end_when_workers_fall_silent(store: Store, valkey_url: str) -> None:
     store.workers.report("t-1", "trainer", MODEL, "loading")
     store.workers.report("s-1", "sampler", MODEL, "ready", ttl_s=0.05)
