@@ -68,9 +68,8 @@ def torch_rate(steps: int) -> float:
 
     def step() -> None:
         logits = model(tokens[:, :-1]).logits.flatten(0, 1)
-        torch.nn.functional.cross_entropy(
-            logits, tokens[:, 1:].flatten(), reduction="sum"
-        ).backward()
+        loss = torch.nn.functional.cross_entropy(logits, tokens[:, 1:].flatten(), reduction="sum")
+        loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
         optimizer.step()
         optimizer.zero_grad()
 

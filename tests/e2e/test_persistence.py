@@ -11,9 +11,9 @@ import pytest
 import tinker
 from tinker import types
 
-from tests.conftest import S3Server
 from tests.e2e.service import running, write_config
 from tests.e2e.test_sdk import ADAM, ROW, TIMEOUT, loss_of, train
+from tests.helpers.s3_server import S3Server
 from tests.waiting import wait_until
 from tuft.supervisor.tree import free_port
 

@@ -59,7 +59,12 @@ def test_the_death_of_one_rank_restarts_the_group(groups: list[ChildGroup], log_
 def test_exit_codes_and_output_are_told(groups: list[ChildGroup], log_file: Path) -> None:
     group = group_of(groups, "import sys; print('no model'); sys.exit(78)", log_file)
     codes: list[int | None] = []
-    wait_until(lambda: codes.append(group.keep_up()) or codes[-1] is not None, 10)
+
+    def ended() -> bool:
+        codes.append(group.keep_up())
+        return codes[-1] is not None
+
+    wait_until(ended, 10)
     assert codes[-1] == 78
     assert group.deaths == 1
     assert "no model" in group.log_tail()
