@@ -63,7 +63,7 @@ def _serve(args: argparse.Namespace, stop: threading.Event) -> int:
         host=args.host,
         port=port,
         log_dir=args.log_dir or _home("XDG_STATE_HOME", ".local/state") / "logs" / str(port),
-        say=lambda line: print(f"tuft: {line} …", flush=True),
+        say=lambda line: print(f"tuft: {line}", flush=True),
     )
     try:
         supervisor.start()

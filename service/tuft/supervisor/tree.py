@@ -17,8 +17,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tuft.config import ModelConfig, ServiceConfig
-from tuft.errors import ConfigError, TuftError
-from tuft.store import EmbeddedStore
+from tuft.errors import ConfigError, TuftError, Unavailable
+from tuft.objects import open_object_store
+from tuft.store import EmbeddedStore, Store, connect
 from tuft.supervisor.child import EX_CONFIG, ChildGroup
 
 logger = logging.getLogger(__name__)
@@ -72,7 +73,7 @@ class Supervisor:
         self._log_dir = log_dir
         self._say = say
         self._run_dir = Path(tempfile.mkdtemp(prefix="tuft-"))
-        self._store = EmbeddedStore(config.persistence, self._run_dir)
+        self._store = EmbeddedStore(config.persistence, self._run_dir, log_dir / "store.log")
         self._store_url = ""
         self._groups: list[ChildGroup] = []
 
@@ -89,13 +90,14 @@ class Supervisor:
         """
         self._log_dir.mkdir(parents=True, exist_ok=True)
         self._store_url = self._store.start()
+        self._check_servers()
         config_file = self._write_config(self._prepare_models())
         self._groups = [self._api(config_file)]
         for model in self._config.supported_models:
             self._groups += [self._trainer(config_file, model), self._sampler(config_file, model)]
         for group in self._groups:
             group.start()
-        self._say("loading models")
+        self._say("loading models …")
         while not self._healthy():
             self._keep_up_at_start()
             time.sleep(0.2)
@@ -116,10 +118,21 @@ class Supervisor:
         self._store.stop()
         shutil.rmtree(self._run_dir, ignore_errors=True)
 
+    def _check_servers(self) -> None:
+        """Say at once what is wrong with servers of the user's; one that is away may come back."""
+        try:
+            if self._config.persistence.mode == "redis_url":
+                for warning in Store(connect(self._store_url)).check_server():
+                    self._say(f"warning: {warning}")
+            if self._config.object_store.kind == "s3":
+                open_object_store(self._config.object_store).check()
+        except Unavailable as error:
+            self._say(f"warning: {error.message}; going on when it is back")
+
     def _prepare_models(self) -> ServiceConfig:
         models = []
         for model in self._config.supported_models:
-            self._say(f"preparing {model.model_name}")
+            self._say(f"preparing {model.model_name} …")
             models.append(model.model_copy(update={"resolved_folder": prepare(model)}))
         return self._config.model_copy(update={"supported_models": models})
 
@@ -187,7 +200,9 @@ class Supervisor:
 
     def _keep_up_at_start(self) -> None:
         if not self._store.alive():
-            raise StartFailed(f"the embedded store ended while starting (logs: {self._log_dir})")
+            raise StartFailed(
+                f"the embedded store ended while starting (log: {self._store.log_file})"
+            )
         for group in self._groups:
             code = group.keep_up()
             if code == EX_CONFIG or group.deaths >= _MAX_DEATHS_AT_START:
