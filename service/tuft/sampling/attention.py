@@ -69,30 +69,42 @@ def attention(
 class PrefillStep:
     """New tokens of prompts, padded on the right: rows of `counts[i]` real ones.
 
-    Either all rows begin their prompt, or there is one row, which continues its own. Padding
-    needs no mask: it comes after all real tokens of its row, and they look back only.
+    Where all rows begin their prompts, padding needs no mask: it comes after all real tokens of
+    its row, and they look back only. Rows that continue attend one by one, each to its own past.
     """
 
     def __init__(self, prefixes: Sequence[Prefix], counts: Sequence[int]) -> None:
-        assert len(prefixes) == 1 or all(prefix.filled == 0 for prefix in prefixes)
         self._prefixes = prefixes
         self._counts = counts
+        self._all_begin = all(prefix.filled == 0 for prefix in prefixes)
+        self._masks: dict[tuple[int, int, int | None], Tensor] = {}
 
     def attend(
         self, layer: int, q: Tensor, k: Tensor, v: Tensor, scale: float, window: int | None
     ) -> Tensor:
         for row, (prefix, count) in enumerate(zip(self._prefixes, self._counts, strict=True)):
             prefix.write(layer, k[row, :, :count], v[row, :, :count])
-        past = self._prefixes[0].filled
-        length = past + q.shape[2]
-        if past:
-            keys, values = self._prefixes[0].layer(layer)
-            k, v = keys[None, :, :length], values[None, :, :length]
-        k, v = _repeat_heads(k, q.shape[1]), _repeat_heads(v, q.shape[1])
-        if not past and (window is None or window >= length):
+        length = q.shape[2]
+        if self._all_begin and (window is None or window >= length):
+            k, v = _repeat_heads(k, q.shape[1]), _repeat_heads(v, q.shape[1])
             return scaled_dot_product_attention(q, k, v, is_causal=True, scale=scale)
-        mask = _causal(past, length, window, q.device)
-        return scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale)
+        out = q.new_zeros(*q.shape[:-1], v.shape[-1])
+        for row, (prefix, count) in enumerate(zip(self._prefixes, self._counts, strict=True)):
+            keys, values = (x[None, :, : prefix.filled + count] for x in prefix.layer(layer))
+            out[row, :, :count] = scaled_dot_product_attention(
+                q[row : row + 1, :, :count],
+                _repeat_heads(keys, q.shape[1]),
+                _repeat_heads(values, q.shape[1]),
+                attn_mask=self._mask(prefix.filled, count, window, q.device),
+                scale=scale,
+            )[0]
+        return out
+
+    def _mask(self, past: int, count: int, window: int | None, device: torch.device) -> Tensor:
+        key = (past, count, window)
+        if key not in self._masks:
+            self._masks[key] = _causal(past, past + count, window, device)
+        return self._masks[key]
 
 
 @dataclass

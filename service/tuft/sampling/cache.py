@@ -43,15 +43,18 @@ class Prefix:
                 store[layer] = held
             held[:, self.filled : stop] = new
 
+    def copy(self, other: Prefix, count: int) -> None:
+        """Begin with the first `count` positions of another prompt."""
+        for layer in range(len(self._keys)):
+            keys, values = other.layer(layer)
+            self.write(layer, keys[:, :count], values[:, :count])
+        self.filled += count
+
     def layer(self, layer: int) -> tuple[Tensor, Tensor]:
         keys, values = self._keys[layer], self._values[layer]
         assert keys is not None, "no chunk was read yet"
         assert values is not None
         return keys, values
-
-    @property
-    def layers(self) -> int:
-        return len(self._keys)
 
 
 @dataclass(eq=False)

@@ -15,6 +15,7 @@ from tuft.modeling.lora import Adapter
 from tuft.sampling.cache import CacheRow, Prefix
 from tuft.sampling.distributions import random_stream, uniform
 from tuft.sampling.prompt_scores import PromptScores
+from tuft.sampling.recent_prompts import Owner
 from tuft.sampling.stops import StopCondition
 
 
@@ -33,6 +34,12 @@ class Request:
     samples: list[Sample] = field(default_factory=list)
     """Those that did not start."""
     finished: dict[int, SampledSequence] = field(default_factory=dict)
+    known: int = 0
+    """Prompt tokens that were not read again."""
+
+    @property
+    def owner(self) -> Owner:
+        return self.operation.tenant, self.operation.policy
 
     @property
     def params(self) -> SamplingParams:
@@ -47,11 +54,17 @@ class Request:
     def done(self) -> bool:
         return len(self.finished) == self.operation.num_samples
 
+    def forget_prompt(self) -> None:
+        """All samples have started: they have their own copies."""
+        self.logits = None
+        self.prefix = Prefix(0, 0)
+
     def result(self) -> SampleResult:
         return SampleResult(
             sequences=[self.finished[index] for index in range(self.operation.num_samples)],
             prompt_logprobs=self.scores.logprobs if self.scores else None,
             topk_prompt=self.scores.topk if self.scores else None,
+            prompt_cache_hit_tokens=self.known,
         )
 
 

@@ -107,15 +107,12 @@ class Runner:
             self._check(expected)
 
     def read(self, chunks: Sequence[Chunk]) -> Reading:
-        """One prefill pass. Rows of one adapter must be neighbours.
-
-        Either all chunks begin their prompts, or there is one.
-        """
+        """One prefill pass. Rows of one adapter must be neighbours."""
         counts = [len(chunk.tokens) for chunk in chunks]
         width = max(counts)
         padded = [[*chunk.tokens, *[0] * (width - len(chunk.tokens))] for chunk in chunks]
-        start = chunks[0].prefix.filled
-        positions = torch.arange(start, start + width, device=self.device).expand(len(chunks), -1)
+        starts = torch.tensor([[chunk.prefix.filled] for chunk in chunks], device=self.device)
+        positions = starts + torch.arange(width, device=self.device)
         prefixes = [chunk.prefix for chunk in chunks]
         adapters = [chunk.adapter for chunk in chunks]
         with current_step(PrefillStep(prefixes, counts)):

@@ -23,12 +23,13 @@ from tuft.sampling.cache import Cache, Prefix, capacity_for
 from tuft.sampling.distributions import draw, top_of
 from tuft.sampling.engine import Finished
 from tuft.sampling.prompt_scores import PromptScores, positions_at_a_time
+from tuft.sampling.recent_prompts import RecentPrompts
 from tuft.sampling.requests import Request, Sample
 from tuft.sampling.runner import Chunk, DecodeRow, Reading, Runner
 from tuft.sampling.stops import Detokenizer, StopCondition
 
-# Prompt tokens read between two decode steps, padding included.
-_PREFILL_TOKENS = 512
+# As many as keep the device busy: more would only make running sequences wait.
+_PREFILL_TOKENS = {"cpu": 256, "cuda": 2048}
 # At least this part of a prefill batch must be real tokens.
 _PREFILL_FILL = 0.75
 
@@ -44,7 +45,7 @@ class TransformersEngine:
         *,
         max_sequences: int,
         max_cells: int,
-        prefill_tokens: int = _PREFILL_TOKENS,
+        prefill_tokens: int | None = None,
     ) -> None:
         """
         Args:
@@ -53,8 +54,8 @@ class TransformersEngine:
             detokenizer: None where the model has no tokenizer: stop strings are refused then.
             max_sequences: sequences decoded together.
             max_cells: positions of all of them together that the cache may hold. One sequence
-                is always let in.
-            prefill_tokens: prompt tokens read between two decode steps.
+                is always let in. An eighth more is for prompts read a moment ago.
+            prefill_tokens: prompt tokens read between two decode steps, padding included.
 
         Raises:
             ConfigError: this architecture is not served.
@@ -64,9 +65,10 @@ class TransformersEngine:
         self._detokenizer = detokenizer
         self._max_sequences = max_sequences
         self._max_cells = max_cells
-        self._prefill_tokens = prefill_tokens
+        self._prefill_tokens = prefill_tokens or _PREFILL_TOKENS[self._runner.device.type]
         self._policies: dict[str, Adapter] = {}
         self._cache = Cache(self._runner.layers)
+        self._recent = RecentPrompts(max_cells // 8)
         self._unread: deque[Request] = deque()
         self._read: deque[Request] = deque()
         self._running: list[Sample] = []
@@ -87,6 +89,7 @@ class TransformersEngine:
 
     def drop_policy(self, policy: str) -> None:
         del self._policies[policy]
+        self._recent.drop_policy(policy)
 
     def submit(self, request: SampleOperation) -> None:
         self._validate(request)
@@ -135,25 +138,28 @@ class TransformersEngine:
     # Reading prompts
 
     def _read_prompts(self) -> list[Finished]:
-        batch = self._next_prompts()
-        if not batch:
-            return []
-        chunks = [self._chunk(request) for request in batch]
-        starts = [request.prefix.filled for request in batch]
-        reading = self._runner.read(chunks)
-        self._score(batch, starts, reading)
-        if batch[0].unread:
-            return []
         done: list[Finished] = []
+        batch: list[Request] = []
+        while not batch:
+            candidates = self._next_prompts()
+            if not candidates:
+                return done
+            batch = [request for request in candidates if not self._recall(request)]
+            if not batch:
+                # All were known: they start, and this step still reads others.
+                done += self._start_samples()
+        starts = [request.prefix.filled for request in batch]
+        reading = self._runner.read([self._chunk(request) for request in batch])
+        self._score(batch, starts, reading)
         logits = reading.last()
         for request, row, finite in zip(batch, logits, _finite(logits), strict=True):
-            self._unread.remove(request)
-            if finite:
-                request.logits = row
-                # One that needs no place in the batch does not wait behind those that do.
-                (self._read.appendleft if request.limit <= 1 else self._read.append)(request)
-            else:
+            if not finite:
+                self._unread.remove(request)
                 done.append(_not_finite(request))
+            elif not request.unread:
+                after = row.clone()
+                self._recent.add(request.owner, request.operation.prompt, request.prefix, after)
+                self._is_read(request, after)
         return done
 
     def _chunk(self, request: Request) -> Chunk:
@@ -161,28 +167,52 @@ class TransformersEngine:
         tokens = request.operation.prompt[start : start + self._prefill_tokens]
         return Chunk(tokens, request.prefix, request.adapter)
 
+    def _recall(self, request: Request) -> bool:
+        """Take over what was read before; True where that is the whole prompt."""
+        # Scores need the logits of all positions.
+        if request.prefix.filled or request.scores is not None:
+            return False
+        prompt = request.operation.prompt
+        whole = self._recent.whole(request.owner, prompt)
+        if whole is not None:
+            request.prefix, request.known = whole.prefix, len(prompt)
+            self._is_read(request, whole.logits)
+            return True
+        found = self._recent.beginning(request.owner, prompt)
+        if found is not None:
+            request.prefix.copy(found[0].prefix, found[1])
+            request.known = found[1]
+        return False
+
+    def _is_read(self, request: Request, logits: Tensor) -> None:
+        self._unread.remove(request)
+        request.logits = logits
+        # One that needs no place in the batch does not wait behind those that do.
+        (self._read.appendleft if request.limit <= 1 else self._read.append)(request)
+
     def _next_prompts(self) -> list[Request]:
         """The next pass: the first request, and others that go well with it.
 
-        While samples wait for a place in the batch, only requests that need none are read.
+        While samples wait for a place in the batch, only requests that need none are read. The
+        same prompt twice is left to the next pass, which finds it read.
         """
         waiting = [each for each in self._unread if not self._read or each.limit <= 1]
         if not waiting:
             return []
         first = waiting[0]
         batch = [first]
-        if first.prefix.filled == 0 and first.unread <= self._prefill_tokens:
-            longest = total = first.unread
-            for other in waiting[1:]:
-                longest_then, total_then = max(longest, other.unread), total + other.unread
-                padded = longest_then * (len(batch) + 1)
-                if (
-                    padded <= self._prefill_tokens
-                    and total_then >= _PREFILL_FILL * padded
-                    and (other.scores is None) == (first.scores is None)
-                ):
-                    batch.append(other)
-                    longest, total = longest_then, total_then
+        longest = total = first.unread
+        for other in waiting[1:]:
+            longest_then, total_then = max(longest, other.unread), total + other.unread
+            padded = longest_then * (len(batch) + 1)
+            if (
+                padded <= self._prefill_tokens
+                and total_then >= _PREFILL_FILL * padded
+                and (other.scores is None) == (first.scores is None)
+                and not any(_same_prompt(other, each) for each in batch)
+            ):
+                batch.append(other)
+                longest, total = longest_then, total_then
         return sorted(batch, key=lambda each: each.operation.policy or "")
 
     def _score(self, batch: Sequence[Request], starts: Sequence[int], reading: Reading) -> None:
@@ -208,7 +238,7 @@ class TransformersEngine:
             self._start(request, starting)
             if not request.samples:
                 self._read.popleft()
-                request.logits = None
+                request.forget_prompt()
             if request.done:
                 done.append(Finished(request.operation.request_id, request.result()))
         return done
@@ -307,6 +337,10 @@ class TransformersEngine:
 def _batch_order(sample: Sample) -> tuple[str, int, int]:
     row = sample.row
     return (sample.request.operation.policy or "", row.slab.capacity, row.index)
+
+
+def _same_prompt(one: Request, other: Request) -> bool:
+    return one.owner == other.owner and one.operation.prompt == other.operation.prompt
 
 
 def _finite(logits: Tensor) -> list[bool]:

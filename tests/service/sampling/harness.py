@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import pytest
 import torch
 
 from tuft.config import ModelConfig
@@ -31,6 +32,7 @@ def ask(
     prompt: Sequence[int],
     *,
     policy: str | None = None,
+    tenant: str = "local",
     num_samples: int = 1,
     prompt_logprobs: bool = False,
     topk_prompt: int = 0,
@@ -43,7 +45,7 @@ def ask(
         sampler_id="session:sample:0",
         base_model=MODEL,
         policy=policy,
-        tenant="local",
+        tenant=tenant,
         digest="",
         prompt=list(prompt),
         num_samples=num_samples,
@@ -115,3 +117,16 @@ def reference_logprobs(
     logits = reference_logits(model, [*prompt, *sampled], files)[len(prompt) - 1 : -1]
     table = torch.log_softmax(logits, dim=-1)
     return table.gather(1, torch.tensor(list(sampled))[:, None])[:, 0]
+
+
+def count_passes(engine: TransformersEngine, monkeypatch: pytest.MonkeyPatch) -> list[list[int]]:
+    """Shapes [rows, tokens] of the model's forward passes from now on, as they happen."""
+    passes: list[list[int]] = []
+    body = engine._runner._body
+
+    def counted(tokens: torch.Tensor, *rest: Any) -> torch.Tensor:
+        passes.append(list(tokens.shape))
+        return body(tokens, *rest)
+
+    monkeypatch.setattr(engine._runner, "_body", counted)
+    return passes

@@ -13,6 +13,7 @@ from tests.service.sampling.harness import (
     MODEL,
     MakeEngine,
     ask,
+    count_passes,
     drain,
     only,
     policy_files,
@@ -116,17 +117,10 @@ def test_seed_gives_the_same_tokens_and_samples_differ(make_engine: MakeEngine) 
 def test_a_prompt_is_read_once_for_all_its_samples(
     engine: TransformersEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    read: list[int] = []
-    body = engine._runner._body
-
-    def counted(tokens: torch.Tensor, *rest: Any) -> torch.Tensor:
-        read.append(tokens.shape[1])
-        return body(tokens, *rest)
-
-    monkeypatch.setattr(engine._runner, "_body", counted)
+    passes = count_passes(engine, monkeypatch)
     result = run(engine, ask([6] * 100, num_samples=16, max_tokens=3))[0]
     assert len(result.sequences) == 16
-    assert read == [100, 1, 1]
+    assert passes == [[1, 100], [16, 1], [16, 1]]
 
 
 def test_more_samples_than_places_wait_their_turn(make_engine: MakeEngine) -> None:

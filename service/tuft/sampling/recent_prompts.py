@@ -1,0 +1,91 @@
+"""Prompts read a moment ago: what a new prompt has in common with one is not read again.
+
+Groups of one prompt that come as several requests, few-shot prompts, and the turns of a
+conversation begin alike. Only prompts of the same tenant and policy are compared: tenants must
+not learn, by its speed, what others ask.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from torch import Tensor
+
+from tuft.sampling.cache import Prefix
+
+Owner = tuple[str, str | None]
+"""Tenant and policy."""
+
+_MAX_PROMPTS = 128
+# Shorter beginnings are read again: copying them would cost about as much.
+_MIN_COMMON = 8
+
+
+@dataclass(frozen=True)
+class ReadPrompt:
+    """A whole prompt: nobody changes `prefix`; `logits` float32 [vocab] are those after it."""
+
+    owner: Owner
+    tokens: npt.NDArray[np.int64]
+    prefix: Prefix
+    logits: Tensor
+
+
+class RecentPrompts:
+    """The most recently used prompts, up to `max_cells` positions in all."""
+
+    def __init__(self, max_cells: int) -> None:
+        self._max_cells = max_cells
+        self._cells = 0
+        self._prompts: OrderedDict[tuple[Owner, tuple[int, ...]], ReadPrompt] = OrderedDict()
+
+    def add(self, owner: Owner, prompt: Sequence[int], prefix: Prefix, logits: Tensor) -> None:
+        """Remember a prompt that was read to its end."""
+        key = (owner, tuple(prompt))
+        self._forget(key)
+        self._prompts[key] = ReadPrompt(owner, np.asarray(prompt, np.int64), prefix, logits)
+        self._cells += len(prompt)
+        while self._cells > self._max_cells or len(self._prompts) > _MAX_PROMPTS:
+            self._forget(next(iter(self._prompts)))
+
+    def whole(self, owner: Owner, prompt: Sequence[int]) -> ReadPrompt | None:
+        """This very prompt."""
+        key = (owner, tuple(prompt))
+        if key in self._prompts:
+            self._prompts.move_to_end(key)
+        return self._prompts.get(key)
+
+    def beginning(self, owner: Owner, prompt: Sequence[int]) -> tuple[ReadPrompt, int] | None:
+        """The prompt that begins most like this one, and for how many tokens they are equal.
+
+        At least one token of `prompt` is left over.
+        """
+        tokens = np.asarray(prompt[:-1], np.int64)
+        best: tuple[ReadPrompt, int] | None = None
+        longest = _MIN_COMMON - 1
+        for read in self._prompts.values():
+            if read.owner == owner and (common := _common(read.tokens, tokens)) > longest:
+                best, longest = (read, common), common
+        if best is not None:
+            self._prompts.move_to_end((owner, tuple(best[0].tokens.tolist())))
+        return best
+
+    def drop_policy(self, policy: str) -> None:
+        """Forget what was read with a policy's weights."""
+        for key in [key for key in self._prompts if key[0][1] == policy]:
+            self._forget(key)
+
+    def _forget(self, key: tuple[Owner, tuple[int, ...]]) -> None:
+        if self._prompts.pop(key, None) is not None:
+            self._cells -= len(key[1])
+
+
+def _common(one: npt.NDArray[np.int64], other: npt.NDArray[np.int64]) -> int:
+    """How many leading tokens are equal."""
+    length = min(len(one), len(other))
+    differ = np.flatnonzero(one[:length] != other[:length])
+    return int(differ[0]) if len(differ) else length

@@ -1,0 +1,112 @@
+"""What was read a moment ago is not read again, and changes no result."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from tests.service.sampling.harness import (
+    MakeEngine,
+    ask,
+    count_passes,
+    only,
+    policy_files,
+    reference_logprobs,
+    run,
+)
+from tuft.sampling.cache import Prefix
+from tuft.sampling.recent_prompts import RecentPrompts
+from tuft.sampling.transformers_engine import TransformersEngine
+
+PROMPT = list(range(20, 60))
+
+
+def test_group_of_one_prompt_in_several_requests_reads_it_once(
+    make_engine: MakeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    requests = [ask(PROMPT, seed=seed, max_tokens=5) for seed in range(6)]
+    alone = [run(make_engine(), request)[0] for request in requests]
+    engine = make_engine()
+    passes = count_passes(engine, monkeypatch)
+    together = run(engine, *requests)
+    assert [shape for shape in passes if shape[1] > 1] == [[1, 40]]
+    assert len(passes) <= 6, "they should decode together"
+    for one, other in zip(together, alone, strict=True):
+        assert only(one).tokens.tolist() == only(other).tokens.tolist()
+        np.testing.assert_allclose(only(one).logprobs, only(other).logprobs, atol=1e-4)
+    assert [each.prompt_cache_hit_tokens for each in together] == [0] + [40] * 5
+
+
+def test_turns_of_a_conversation_read_what_is_new(
+    engine: TransformersEngine, plain: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = policy_files(plain, seed=1)
+    engine.load_policy("p", files)
+    run(engine, ask(PROMPT, policy="p"), ask(PROMPT[:30] + [1] * 10, policy="p"))
+    passes = count_passes(engine, monkeypatch)
+    # Two at once that continue at different places, one that begins, in one padded pass.
+    prompts = [PROMPT + [7] * 20, PROMPT[:30] + [9] * 15, [3] * 18]
+    results = run(engine, *(ask(prompt, policy="p", max_tokens=6) for prompt in prompts))
+    assert [each.prompt_cache_hit_tokens for each in results] == [40, 30, 0]
+    assert [shape for shape in passes if shape[1] > 1] == [[2, 20], [1, 18]]
+    for prompt, result in zip(prompts, results, strict=True):
+        expected = reference_logprobs(plain, prompt, only(result).tokens.tolist(), files)
+        np.testing.assert_allclose(only(result).logprobs, expected, atol=1e-4)
+
+
+def test_other_tenants_policies_and_scores_share_nothing(
+    engine: TransformersEngine, plain: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine.load_policy("p", policy_files(plain, seed=1))
+    run(engine, ask(PROMPT))
+    for request in (
+        ask(PROMPT, tenant="another"),
+        ask(PROMPT, policy="p"),
+        ask(PROMPT, prompt_logprobs=True),
+    ):
+        passes = count_passes(engine, monkeypatch)
+        result = run(engine, request)[0]
+        assert passes[0] == [1, 40]
+        assert result.prompt_cache_hit_tokens == 0
+
+
+def test_policy_that_comes_back_is_read_anew(engine: TransformersEngine, plain: Any) -> None:
+    engine.load_policy("p", policy_files(plain, seed=1))
+    run(engine, ask(PROMPT, policy="p"))
+    engine.drop_policy("p")
+    other = policy_files(plain, seed=2)
+    engine.load_policy("p", other)
+    result = run(engine, ask(PROMPT, policy="p"))[0]
+    assert result.prompt_cache_hit_tokens == 0
+    expected = reference_logprobs(plain, PROMPT, only(result).tokens.tolist(), other)
+    np.testing.assert_allclose(only(result).logprobs, expected, atol=1e-4)
+
+
+def test_least_recently_used_are_forgotten() -> None:
+    recent = RecentPrompts(max_cells=100)
+    owner = ("local", None)
+    prompts = {name: [name] * 40 for name in (1, 2, 3)}
+
+    def add(name: int) -> None:
+        recent.add(owner, prompts[name], Prefix(40, 1), torch.zeros(3))
+
+    add(1)
+    add(2)
+    assert recent.whole(owner, prompts[1]) is not None
+    add(3)
+    add(3)
+    assert [recent.whole(owner, prompts[name]) is not None for name in (1, 2, 3)] == [1, 0, 1]
+    assert recent.whole(("other", None), prompts[1]) is None
+    found = recent.beginning(owner, [3] * 60)
+    assert found is not None
+    assert found[1] == 40
+    assert recent.beginning(owner, [3] * 7 + [1]) is None
+    # Of the same prompt all but the last token: its logits have to come from somewhere.
+    found = recent.beginning(owner, prompts[1])
+    assert found is not None
+    assert found[1] == 39
+    recent.add(owner, [4] * 101, Prefix(101, 1), torch.zeros(3))
+    assert recent.whole(owner, [4] * 101) is None
