@@ -17,16 +17,18 @@ from pydantic import ValidationError
 
 from tuft.config import ServiceConfig, describe
 from tuft.errors import ConfigError, LeaseLost
+from tuft.training.group import GroupBroken
 from tuft.training.worker import run_worker
 
 log = logging.getLogger(__name__)
 
+_EX_GROUP_BROKEN = 70
 _EX_LEASE_LOST = 75
 _EX_CONFIG = 78
 
 
 def main() -> int:
-    """Exit status 78 for a configuration that can't work, 75 for a lost lease."""
+    """Exit status 78 for a configuration that can't work, 75 for a lost lease, 70 for a lost rank."""
     logging.basicConfig(
         level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )
@@ -39,6 +41,9 @@ def main() -> int:
     except LeaseLost as error:
         log.warning("%s", error.message)
         return _EX_LEASE_LOST
+    except GroupBroken as error:
+        log.error("%s", error)  # noqa: TRY400  # the rank that ended first has the traceback
+        return _EX_GROUP_BROKEN
     return 0
 
 

@@ -31,6 +31,10 @@ class RankFailure(Exception):
     """An unforeseen failure on some rank; what the operation changed so far is unknown."""
 
 
+class GroupBroken(Exception):
+    """Another rank of the group has ended: this one must end, too."""
+
+
 @dataclass(frozen=True)
 class Place:
     """Where this process stands in its group."""
@@ -103,9 +107,10 @@ class RankGroup:
         Raises:
             TuftError: the command's content is wrong; nothing was changed.
             RankFailure: something else went wrong on a rank.
+            GroupBroken: a rank is gone.
         """
         if self.size > 1:
-            dist.broadcast_object_list([command], src=0, device=_CPU)
+            self._broadcast([command])
         answers = self._do(command)
         for rank, answer in enumerate(answers):
             if answer.refusal is not None:
@@ -115,10 +120,10 @@ class RankGroup:
         return [answer.result for answer in answers]
 
     def follow(self) -> None:
-        """Do rank 0's commands until the process ends. Only on other ranks."""
+        """Do rank 0's commands until it ends. Only on other ranks. Raises: GroupBroken."""
         while True:
             box: list[Command | None] = [None]
-            dist.broadcast_object_list(box, src=0, device=_CPU)
+            self._broadcast(box)
             command = box[0]
             assert command is not None
             self._do(command)
@@ -129,8 +134,17 @@ class RankGroup:
             return [answer]
         leader = self._place.rank == 0
         gathered: list[_Answer] | None = [answer] * self.size if leader else None
-        dist.gather_object(answer, gathered, dst=0)
+        try:
+            dist.gather_object(answer, gathered, dst=0)
+        except RuntimeError as error:
+            raise GroupBroken(f"rank {self._place.rank} lost another rank: {error}") from error
         return gathered or []
+
+    def _broadcast(self, box: list[Command | None]) -> None:
+        try:
+            dist.broadcast_object_list(box, src=0, device=_CPU)
+        except RuntimeError as error:
+            raise GroupBroken(f"rank {self._place.rank} lost another rank: {error}") from error
 
     def _answer(self, command: Command) -> _Answer:
         try:

@@ -119,6 +119,17 @@ def test_interleaved_runs_equal_each_alone(
         assert_same(together[number].files("end"), saved(trainer, alone, "end"))
 
 
+def test_a_long_operation_does_not_hold_up_a_short_one(
+    world: World, start_trainer: Callable[[World], Trainer]
+) -> None:
+    trainer = start_trainer(with_trainer(world, micro_batch_tokens=1))
+    long, short = created(trainer), created(trainer)
+    slow = long.forward_backward(random_data(1, rows=30))
+    trainer.result(short.forward_backward(random_data(2, rows=2)))
+    assert world.store.futures.get(slow)[0].status == "pending"
+    trainer.result(slow)
+
+
 def test_forward_only_computes_and_changes_nothing(trainer: Trainer) -> None:
     client = created(trainer)
     data = random_data(1, rows=3, spread=RL)

@@ -36,12 +36,19 @@ def submit(client: Client, steps: int) -> list[str]:
     return requests
 
 
-def test_two_ranks_equal_one(world: World, start_trainer: StartTrainer, tmp_path: Path) -> None:
+def test_two_ranks_equal_one_and_end_together(
+    world: World, start_trainer: StartTrainer, tmp_path: Path
+) -> None:
     alone, together = world.client(), world.client()
     one = start_trainer(world)
     expected = one.all(*submit(alone, 3), alone.save("end"))
-    with trainer_processes(world, tmp_path, ranks=2):
+    with trainer_processes(world, tmp_path, ranks=2) as (leader, follower):
         got = [wait_result(world, r) for r in (*submit(together, 3), together.save("end"))]
+        follower.kill()
+        together.forward_backward(random_data(1, rows=2))
+        wait_until(lambda: leader.poll() is not None, 30, "rank 0 ends when rank 1 has died")
+        assert leader.returncode == 70
+        assert "rank 0 lost another rank" in (tmp_path / "rank0.log").read_text()
     for two, reference in zip(got[1:-1], expected[1:-1], strict=True):
         if isinstance(two, dict):
             norm = reference["metrics"]["grad_norm"]
@@ -70,26 +77,13 @@ def test_a_worker_killed_mid_run_goes_on_with_the_same_bits(
     status = world.store.runs.status(client.run.run_id)
     assert 10 <= status.cursor < client.next_seq - 1, "it was too fast for this test"
     assert status.snapshot is not None
-    with trainer_processes(world, tmp_path):
+    with trainer_processes(world, tmp_path) as (child,):
         for request in requests:
             wait_result(world, request)
-    assert_same(client.files("end"), expected.files("end"))
-
-
-def test_the_death_of_a_rank_ends_the_group(world: World, tmp_path: Path) -> None:
-    client = world.client()
-    with trainer_processes(world, tmp_path, ranks=2) as (leader, follower):
-        wait_result(world, client.create())
-        follower.kill()
-        client.forward_backward(random_data(1, rows=2))
-        wait_until(lambda: leader.poll() is not None, 30, "rank 0 ends")
-
-
-def test_a_worker_describes_its_model_and_ends_on_sigterm(world: World, tmp_path: Path) -> None:
-    with trainer_processes(world, tmp_path) as (child,):
         info = world.store.workers.model_info(MODEL)
-        assert info is not None
-        assert (info.vocab_size, info.max_model_len) == (512, 256)
         child.terminate()
         assert child.wait(5) == -signal.SIGTERM
+    assert info is not None
+    assert (info.vocab_size, info.max_model_len, info.attn_modules) == (512, 256, 16)
     assert not (tmp_path / "extensions").exists(), "DeepSpeed compiled something"
+    assert_same(client.files("end"), expected.files("end"))
