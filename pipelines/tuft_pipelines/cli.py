@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -55,12 +54,6 @@ def _compile(args: argparse.Namespace) -> None:
 def _run(args: argparse.Namespace) -> None:
     from tuft_pipelines.run import run_demo_pipeline
 
-    for variable in ("TINKER_BASE_URL", "TINKER_API_KEY"):
-        if not os.environ.get(variable):
-            raise WrongArgument(
-                f"{variable} is not set; start a service with `tuft`, which says what to set, "
-                "or use `tuft-pipelines demo`, which brings its own"
-            )
     run_demo_pipeline(args.output, args.iterations, args.param)
 
 

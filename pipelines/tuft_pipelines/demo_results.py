@@ -44,8 +44,14 @@ class Progress:
         return f"training run {task.parameters['run_id']} ({seconds:.1f} s)"
 
 
-def demo_history(results: Mapping[str, TaskResult], iterations: int) -> History:
-    """The history of a finished demo pipeline, from its tasks' results by display name."""
+def demo_history(
+    results: Mapping[str, TaskResult], iterations: int, facts: Mapping[str, str]
+) -> History:
+    """The history of a finished demo pipeline, from its tasks' results by display name.
+
+    Args:
+        facts: to show beside those that the tasks reported.
+    """
     last = results[TaskNames.update(iterations)]
     return History(
         title=TITLE,
@@ -58,6 +64,7 @@ def demo_history(results: Mapping[str, TaskResult], iterations: int) -> History:
             "training run": str(results[TaskNames.START].parameters["run_id"]),
             "checkpoint": str(last.parameters["checkpoint"]),
             "policy": str(last.parameters["policy"]),
+            **facts,
         },
     )
 

@@ -34,7 +34,7 @@ TASKS = [
 
 
 def test_history_has_what_each_task_reported() -> None:
-    history = demo_history({task.name: task for task in TASKS}, 2)
+    history = demo_history({task.name: task for task in TASKS}, 2, {"base model": "tiny"})
     assert [(step.number, step.reward, step.episodes) for step in history.iterations] == [
         (1, 0.5, 64),
         (2, 0.75, 64),
@@ -47,6 +47,7 @@ def test_history_has_what_each_task_reported() -> None:
         "training run": "s:train:0",
         "checkpoint": "tinker://s/w/final",
         "policy": "tinker://s/2",
+        "base model": "tiny",
     }
 
 
@@ -73,7 +74,7 @@ def test_verdict_wants_below_06_and_then_above_09(
     for name, reward in (("evaluate before", before), ("evaluate after", after)):
         tasks[name] = task(name, 1.0, {"mean_reward": reward}, episodes=96.0)
     output = OutputFolder(tmp_path)
-    output.write(demo_history(tasks, 2))
+    output.write(demo_history(tasks, 2, {}))
     if good:
         verdict(output.history_file)
     else:
@@ -82,7 +83,7 @@ def test_verdict_wants_below_06_and_then_above_09(
 
 
 def test_output_folder_has_all_three_and_forgets_an_earlier_run(tmp_path: Path) -> None:
-    history = demo_history({task.name: task for task in TASKS}, 2)
+    history = demo_history({task.name: task for task in TASKS}, 2, {"base model": "tiny"})
     output = OutputFolder(tmp_path / "new" / "folder")
     output.clear()
     files = output.write(history)

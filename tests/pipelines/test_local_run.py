@@ -4,7 +4,9 @@ from typing import Any
 import pytest
 from kfp import dsl
 
+from tuft_pipelines.demo_pipeline import build_demo
 from tuft_pipelines.errors import PipelineFailed
+from tuft_pipelines.faces import local_faces
 from tuft_pipelines.local_run import TaskResult, run_locally
 
 IMAGE = "python:3.11"
@@ -101,3 +103,19 @@ def test_nothing_reaches_the_terminal(tmp_path: Path, capfd: pytest.CaptureFixtu
     run_locally(two_rounds, {"count": 1}, folder=tmp_path / "root", log_file=log_file)
     assert capfd.readouterr() == ("", "")
     assert "finished with status SUCCESS" in log_file.read_text()
+
+
+def test_a_step_that_fails_is_named_as_the_user_knows_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TINKER_BASE_URL", "http://127.0.0.1:1")
+    monkeypatch.setenv("TINKER_API_KEY", "wrong-prefix")
+    with pytest.raises(PipelineFailed) as failed:
+        run_locally(
+            build_demo(local_faces(), 1),
+            {},
+            folder=tmp_path / "root",
+            log_file=tmp_path / "kfp.log",
+        )
+    assert str(failed.value).startswith("start run failed; the end of ")
+    assert "TINKER_API_KEY must begin with 'tml-'" in str(failed.value)
