@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextvars
 import json
 import os
 import subprocess
@@ -13,6 +14,7 @@ import pytest
 
 from tests.components.samples import TRANSITION, transition
 from tuft_components.batches import read_batch
+from tuft_components.cli import main
 from tuft_components.trajectories import write_trajectories
 
 
@@ -77,10 +79,25 @@ def test_a_step_writes_its_outputs_and_prints_them(tmp_path: Path, trajectories:
           "--param", "train_unembed=0"], 78, "must be true"),
     ],
 )  # fmt: skip
-def test_what_went_wrong_is_the_exit_code(arguments: list[str], code: int, says: str) -> None:
-    done = tuft_step(*arguments)
-    assert done.returncode == code
-    assert says in done.stderr
+def test_what_went_wrong_is_the_exit_code(
+    arguments: list[str],
+    code: int,
+    says: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("TINKER_BASE_URL", raising=False)
+    # In a context of its own: what main says about its process must not stay.
+    assert contextvars.copy_context().run(main, arguments) == code
+    printed = capsys.readouterr()
+    assert says in printed.err
+    assert printed.out == ""
+
+
+def test_a_failed_step_ends_its_process_with_the_code_and_one_message() -> None:
+    done = tuft_step("start_run", "--param", "lora_rank=0")
+    assert done.returncode == 78
+    assert done.stderr.startswith("tuft-step: step start_run: parameter lora_rank:")
     assert "Traceback" not in done.stderr
     assert done.stdout == ""
 
@@ -93,11 +110,14 @@ def test_what_went_wrong_is_the_exit_code(arguments: list[str], code: int, says:
         ["evaluate", "--param", "policy=p"],
     ],
 )
-def test_a_service_that_is_away_is_transient(arguments: list[str]) -> None:
-    env = {"TINKER_BASE_URL": "http://127.0.0.1:9", "TINKER_API_KEY": "tml-k"}
-    done = tuft_step(*arguments, "--param", "timeout_s=0.5", env=env)
-    assert done.returncode == 75
-    assert "no connection to the service" in done.stderr
+def test_a_service_that_is_away_is_transient(
+    arguments: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TINKER_BASE_URL", "http://127.0.0.1:9")
+    monkeypatch.setenv("TINKER_API_KEY", "tml-k")
+    arguments = [*arguments, "--param", "timeout_s=0.5"]
+    assert contextvars.copy_context().run(main, arguments) == 75
+    assert "no connection to the service" in capsys.readouterr().err
 
 
 def test_help_tells_the_contract() -> None:

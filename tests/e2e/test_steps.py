@@ -15,7 +15,9 @@ from tinker import types
 import tuft_sdk
 from tests.components.test_cli import tuft_step
 from tests.e2e.service import Service
+from tuft_components.errors import exit_code_of
 from tuft_components.start_run.step import STEP as START_RUN
+from tuft_components.steps import load_step
 from tuft_components.trajectories import read_trajectories
 from tuft_sdk.plans import ForwardBackward, OptimStep, Plan, SaveForSampler
 from tuft_sdk.runs import AttachedRun, run_stage
@@ -314,32 +316,45 @@ def test_the_whole_loop_through_the_command_line(
     assert evaluated["metrics"]["episodes"] == 3
 
 
-def test_without_signal_there_is_a_policy_but_no_step(
-    step: Callable[..., dict[str, Any]], tmp_path: Path
+def test_without_signal_there_is_a_policy_but_no_step(environment: None, tmp_path: Path) -> None:
+    started = START_RUN.execute({"lora_rank": 4}, {}, {})
+    trajectories, batch = str(tmp_path / "t.parquet"), str(tmp_path / "b.parquet")
+    load_step("rollout").execute(
+        {"policy": started.policy, "groups": 1, "group_size": 2, "max_tokens": 2},
+        {},
+        {"trajectories": trajectories},
+    )
+    load_step("feedback").execute(
+        {"reward": "tests.e2e.rewards:never"}, {"trajectories": trajectories}, {"batch": batch}
+    )
+    updated = load_step("update").execute({"run_id": started.run_id}, {"batch": batch}, {})
+    assert updated.policy.endswith("policy-000001")
+    assert updated.metrics["optimizer_steps"] == 0
+    assert updated.metrics["groups_dropped"] == 1
+    evaluated = load_step("evaluate").execute(
+        {"policy": updated.policy, "episodes": 1, "max_tokens": 2}, {}, {}
+    )
+    assert evaluated.metrics["episodes"] == 1
+
+
+@pytest.mark.parametrize(
+    ("step", "params", "code", "says"),
+    [
+        ("rollout", {"policy": "tinker://a:train:0/sampler_weights/x"}, 65, "a:train:0"),
+        ("rollout", {"policy": "huge"}, 65, "huge"),
+        ("start_run", {"lora_rank": 999}, 65, "rank"),
+        ("start_run", {"base_model": "huge"}, 65, "huge"),
+    ],
+)
+def test_exit_codes_of_a_real_service(
+    step: str, params: dict[str, Any], code: int, says: str, environment: None, tmp_path: Path
 ) -> None:
-    started = step("start_run", *_params(lora_rank=4))
-    trajectories, batch = tmp_path / "t.parquet", tmp_path / "b.parquet"
-    step(
-        *("rollout", *_params(policy=started["policy"], groups=1, group_size=2, max_tokens=2)),
-        *("--output", f"trajectories={trajectories}"),
-    )
-    step(
-        *("feedback", *_params(reward="tests.e2e.rewards:never")),
-        *("--input", f"trajectories={trajectories}", "--output", f"batch={batch}"),
-    )
-    updated = step("update", *_params(run_id=started["run_id"]), "--input", f"batch={batch}")
-    assert updated["policy"].endswith("policy-000001")
-    assert updated["metrics"]["optimizer_steps"] == 0
-    assert updated["metrics"]["groups_dropped"] == 1
-    evaluated = step("evaluate", *_params(policy=updated["policy"], episodes=1, max_tokens=2))
-    assert evaluated["metrics"]["episodes"] == 1
-
-
-def test_exit_codes_of_a_real_service(step: Callable[..., dict[str, Any]], tmp_path: Path) -> None:
-    out = ["--output", f"trajectories={tmp_path / 't'}"]
-    said = step("rollout", *_params(policy="tinker://a:train:0/sampler_weights/x"), *out, code=65)
-    assert "a:train:0" in said["err"]
-    step("rollout", *_params(policy="huge"), *out, code=65)
-    step("start_run", *_params(lora_rank=999), code=65)
-    step("start_run", key="tml-not-a-key", code=78)
+    places = {"trajectories": str(tmp_path / "t")} if step == "rollout" else {}
+    with pytest.raises(tuft_sdk.SdkError, match=says) as caught:
+        load_step(step).execute(params, {}, places)
+    assert exit_code_of(caught.value) == code
     assert not (tmp_path / "t").exists()
+
+
+def test_a_wrong_key_is_bad_configuration(step: Callable[..., dict[str, Any]]) -> None:
+    assert "tml-not-a-key" not in step("start_run", key="tml-not-a-key", code=78)["err"]
