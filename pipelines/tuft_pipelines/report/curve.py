@@ -10,7 +10,10 @@ _TRAINING, _HELD_OUT, _GRID = "#2563eb", "#ea580c", "#e5e7eb"
 
 
 def draw_curve(history: History) -> bytes:
-    """A PNG, about 900 x 480 pixels: training reward per iteration and held-out evaluations."""
+    """A PNG, 900 x 480 pixels: training and held-out reward over the updates so far.
+
+    The episodes of iteration n were sampled after n - 1 updates.
+    """
     # Imported here: compiling and running pipelines needs no matplotlib.
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
@@ -18,7 +21,7 @@ def draw_curve(history: History) -> bytes:
     figure = Figure(figsize=(7.5, 4.0), dpi=120, layout="constrained")
     axes = figure.add_subplot()
     axes.plot(
-        [step.number for step in history.iterations],
+        [step.number - 1 for step in history.iterations],
         [step.reward for step in history.iterations],
         color=_TRAINING,
         marker="o",
@@ -32,8 +35,7 @@ def draw_curve(history: History) -> bytes:
         color=_HELD_OUT,
         marker="D",
         markersize=8,
-        linestyle="--",
-        linewidth=1,
+        linestyle="none",
         label="held-out episodes",
     )
     for evaluation in history.evaluations:
@@ -45,7 +47,7 @@ def draw_curve(history: History) -> bytes:
             ha="center",
             color=_HELD_OUT,
         )
-    axes.set(title=history.title, xlabel="iteration", ylabel="mean reward", ylim=(0, 1.04))
+    axes.set(title=history.title, xlabel="updates", ylabel="mean reward", ylim=(0, 1.04))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(color=_GRID)
     axes.set_axisbelow(True)
