@@ -43,7 +43,7 @@ def draw_curve(history: History) -> bytes:
             f"{evaluation.reward:.2f}",
             (evaluation.iteration, evaluation.reward),
             textcoords="offset points",
-            xytext=(0, 10 if evaluation.reward < 0.9 else -18),
+            xytext=(0, -18 if evaluation.reward > 0.1 else 10),
             ha="center",
             color=_HELD_OUT,
         )
