@@ -22,6 +22,7 @@ def write_checkpoint(
     *,
     index: bool = True,
     settings: CheckpointSettings | None = None,
+    content: bytes = b"12345678",
     **changes: Any,
 ) -> CheckpointRecord:
     manifest = CheckpointManifest(
@@ -33,8 +34,8 @@ def write_checkpoint(
         created_at=time.time(),
         files={},
     ).model_copy(update=changes)
-    files = {"adapter_config.json": b"{}", "adapter_model.safetensors": b"12345678"}
-    record = api.services.checkpoints.write(manifest, files, settings=settings)
+    files = {"adapter_config.json": b"{}", "adapter_model.safetensors": content}
+    record = api.services.checkpoints.write(manifest, files, settings=settings, overwrite=True)
     if index:
         api.store.checkpoints.put(record)
     return record

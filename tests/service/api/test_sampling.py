@@ -21,6 +21,7 @@ from tests.service.api.harness import (
     serving,
 )
 from tuft.contracts.operations import SampleOperation
+from tuft.contracts.policies import policy_name
 
 
 @pytest.fixture(scope="module")
@@ -194,7 +195,24 @@ def test_a_session_of_a_checkpoint(api: Api, kind: Any) -> None:
         "model_path": record.manifest.path,
     }
     policy = accepted(api, sample_body(sampler_id)).policy
-    assert policy == f"runs/{record.manifest.run.run_id}/{kind}/mine"
+    prefix = f"runs/{record.manifest.run.run_id}/{kind}/mine"
+    assert policy == policy_name(prefix, record.manifest)
+
+
+def test_a_checkpoint_that_was_overwritten_is_another_policy(api: Api) -> None:
+    """A sampler that has the old content loaded must not serve it for the new one."""
+    run_id = api.run()
+    policies = []
+    for number, content in enumerate((b"old", b"new", b"new")):
+        record = write_checkpoint(api, run_id, "weights", "mine", content=content)
+        body = {
+            "session_id": api.session(),
+            "sampling_session_seq_id": number,
+            "model_path": record.manifest.path,
+        }
+        sampler_id = ok(api.post("create_sampling_session", body))["sampling_session_id"]
+        policies.append(api.store.samplers.get(sampler_id).policy)
+    assert policies[0] != policies[1] == policies[2]
 
 
 def test_a_repeated_session_is_the_same_also_without_its_checkpoint(api: Api) -> None:

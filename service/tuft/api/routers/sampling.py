@@ -14,6 +14,7 @@ from tuft.api.samples import sequence_ids, to_operation
 from tuft.api.services import Services
 from tuft.checkpoints import parse_path
 from tuft.contracts.operations import FutureRecord, digest_of
+from tuft.contracts.policies import policy_name
 from tuft.contracts.records import SamplerRecord
 from tuft.errors import InvalidRequest, NotFound
 
@@ -92,12 +93,13 @@ def _new_sampler(
             raise InvalidRequest(
                 f"{request.model_path} can't be sampled; use kind 'sampler_weights' or 'weights'"
             )
-        found = services.catalog.find(caller.tenant, request.model_path).manifest.run.base_model
+        manifest = services.catalog.find(caller.tenant, request.model_path).manifest
+        found = manifest.run.base_model
         if base_model not in (None, found):
             raise InvalidRequest(
                 f"base_model is {base_model!r}, but checkpoint {request.model_path} is of {found!r}"
             )
-        base_model, policy = found, place.prefix
+        base_model, policy = found, policy_name(place.prefix, manifest)
     if base_model is None:
         raise InvalidRequest("give base_model or model_path")
     services.model_info(base_model)
