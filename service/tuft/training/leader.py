@@ -21,7 +21,7 @@ from tuft.contracts.operations import (
     SaveWeightsForSampler,
     Tombstone,
 )
-from tuft.errors import LeaseLost, NotFound, StaleWriter, StorageFull, TuftError, Unavailable
+from tuft.errors import LeaseLost, NotFound, StaleWriter, TuftError, Unavailable
 from tuft.objects import ObjectStore
 from tuft.store import Effect, Lease, Outcome, Store
 from tuft.training.group import RankFailure, RankGroup
@@ -37,7 +37,7 @@ _LONGEST_WAIT_S = 1.0
 _LEASE_CHECK_S = 5.0
 # Operations that a journal may hold behind the last snapshot, whatever their cost.
 _LONGEST_JOURNAL = 1000
-_SERVER_ERRORS = frozenset({"storage_full", "internal"})
+_SERVER_ERRORS = frozenset({"config", "internal", "storage_full"})
 _RESULT_TYPES = {
     CreateModel: "CreateModel",
     CreateFromCheckpoint: "LoadWeights",
@@ -243,7 +243,7 @@ class Leader:
             try:
                 yield from until_available(op.request_id, lambda: self._objects.put(key, done.body))
                 future, body = future.model_copy(update={"body_object": key}), None
-            except StorageFull as error:
+            except TuftError as error:
                 # It is done and must be told; the store takes what the object store can't.
                 log.warning("the result of %s is kept inline: %s", op.request_id, error.message)
         yield from self._record(op, Outcome(future, body), done.effects)

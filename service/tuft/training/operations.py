@@ -126,7 +126,7 @@ class Operations:
                 for index, result in zip(
                     indices, cast("list[commands.RowResult]", answer), strict=True
                 ):
-                    _check_finite(index, result)
+                    _check_finite(index, result, body)
                     results[index] = result
             yield 0.0
         whole = [result for result in results if result is not None]
@@ -268,12 +268,14 @@ def _json(effects: list[Effect] | None = None, **body: object) -> Done:
     return Done(json.dumps(body).encode(), "json", effects or [])
 
 
-def _check_finite(index: int, result: commands.RowResult) -> None:
-    if not math.isfinite(result.loss):
-        raise InvalidRequest(
-            f"the loss of data[{index}] is {result.loss}; check its loss_fn_inputs and the "
-            "learning rate of earlier steps. The next optim_step will fail and clear the gradients"
-        )
+def _check_finite(index: int, result: commands.RowResult, body: ForwardBackward) -> None:
+    if math.isfinite(result.loss):
+        return
+    consequence = "" if body.forward_only else ". The next optim_step will fail and clear gradients"
+    raise InvalidRequest(
+        f"the loss of data[{index}] is {result.loss}; check its loss_fn_inputs and the learning "
+        f"rate of earlier steps{consequence}"
+    )
 
 
 def _check_fits(

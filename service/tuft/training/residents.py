@@ -10,7 +10,7 @@ from functools import partial
 
 from tuft.contracts.operations import Operation, Tombstone
 from tuft.contracts.records import SnapshotRecord
-from tuft.errors import DamagedCheckpoint, NotFound, StorageFull, TuftError, Unavailable
+from tuft.errors import DamagedCheckpoint, LeaseLost, NotFound, TuftError, Unavailable
 from tuft.objects import ObjectStore
 from tuft.store import Lease, RunStatus, Store
 from tuft.training import commands
@@ -78,16 +78,19 @@ class Residents:
         """Write a snapshot that says "after `seq_id`"; `adopt` makes it count.
 
         Returns:
-            None where the object store has no room: the journal then keeps what it has.
+            None where it can't be written, for lack of room, say: the journal then keeps what
+            it has.
 
         Raises:
             Unavailable: the object store is away.
         """
-        files = self.operations.export(state, optimizer=True)
         try:
+            files = self.operations.export(state, optimizer=True)
             return self._snapshots.write(state.record, seq_id, state.step, files)
-        except StorageFull as error:
-            log.warning("no snapshot of %s: %s", state.run_id, error.message)
+        except Unavailable:
+            raise
+        except (TuftError, RankFailure) as error:
+            log.warning("no snapshot of %s: %s", state.run_id, error)
             return None
 
     def adopt(self, state: RunState, snapshot: SnapshotRecord) -> Generator[float, None, None]:
@@ -107,7 +110,7 @@ class Residents:
             for key in unused:
                 self.objects.delete(key)
             self._snapshots.remove_before(older)
-        except Unavailable as error:
+        except TuftError as error:
             log.warning("old snapshots and payloads of %s stay: %s", run_id, error.message)
 
     def _make_room(self) -> Generator[float, None, None]:
@@ -140,10 +143,10 @@ class Residents:
             if state.cursor < status.cursor:
                 log.info("replaying %s from %d to %d", run_id, state.cursor, status.cursor)
             yield from self._replay(state, status.cursor)
+        except LeaseLost:
+            raise
         except (TuftError, RankFailure) as error:
             # Other runs go on; this one can't, and says why.
-            if isinstance(error, TuftError) and error.code == "lease_lost":
-                raise
             log.exception("training run %s can't be rebuilt", run_id)
             state.broken = f"training run {run_id} could not be rebuilt: {error}"
             state.cursor = status.cursor

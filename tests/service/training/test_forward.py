@@ -15,7 +15,7 @@ from tuft.contracts.wire import Row
 from tuft.errors import ConfigError
 from tuft.modeling.adapters import adapter_files, new_adapter
 from tuft.modeling.loading import load_base
-from tuft.modeling.lora import Adapter
+from tuft.modeling.lora import Adapter, inject_lora
 from tuft.training.commands import RowGroup
 from tuft.training.forward import check_head, compute
 from tuft.training.losses import row_loss
@@ -152,6 +152,18 @@ def test_a_row_that_is_not_finite_keeps_its_group_from_the_gradient(base_model: 
     assert all(bool(torch.isfinite(grad).all()) for grad in gradients(good).values())
     assert any(float(grad.abs().max()) > 0 for grad in gradients(good).values())
     assert all(p.grad is None or not p.grad.any() for p in bad.parameters())
+
+
+def test_a_bfloat16_base_trains_float32_adapters(base_model: Any, tiny_model_folder: Path) -> None:
+    model = load_base(tiny_model_folder, "bfloat16", "cpu")
+    inject_lora(model)
+    data = random_data(1, rows=3)
+    plain, rough = random_adapter(base_model, 1), random_adapter(model, 1)
+    expected = compute(base_model, {"a": plain}, [group("a", data)])
+    got = compute(model, {"a": rough}, [group("a", data)])
+    for one, two in zip(got, expected, strict=True):
+        assert one.loss == pytest.approx(two.loss, rel=0.02)
+    assert {grad.dtype for grad in gradients(rough).values()} == {torch.float32}
 
 
 def test_a_model_with_another_head_is_refused(tiny_model_folder: Path) -> None:
