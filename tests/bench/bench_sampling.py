@@ -1,7 +1,7 @@
 """Tokens per second of the sampler's transformers engine, beside transformers' `generate`.
 
 Same model, same prompts, same number of tokens, one process, turn about: the ratio is what
-counts. Ragged prompts are padded for `generate`; the engine pads nothing while it decodes.
+counts, and on a shared machine that of the CPU times. Ragged prompts are padded for `generate`; the engine pads nothing while it decodes.
 With adapters, rows of several LoRA policies are mixed in the engine's batch.
 """
 
@@ -26,9 +26,9 @@ from tuft.supervisor.tree import prepare
 NEW_TOKENS = 32
 
 
-def prompts(count: int, lengths: Sequence[int]) -> list[list[int]]:
+def prompts(count: int, lengths: Sequence[int], seed: int) -> list[list[int]]:
     """Random prompts with the given lengths in turn."""
-    generator = random.Random(0)
+    generator = random.Random(seed)
     return [
         [generator.randrange(1000, 40000) for _ in range(lengths[i % len(lengths)])]
         for i in range(count)
@@ -46,7 +46,7 @@ def make_engine(dtype: str) -> TransformersEngine:
     return engine
 
 
-def engine_seconds(engine: TransformersEngine, batch: list[list[int]], policies: int) -> float:
+def by_engine(engine: TransformersEngine, batch: list[list[int]], policies: int) -> None:
     requests = [
         ask(
             prompt,
@@ -55,17 +55,14 @@ def engine_seconds(engine: TransformersEngine, batch: list[list[int]], policies:
         )
         for index, prompt in enumerate(batch)
     ]
-    begun = time.perf_counter()
     for result in run(engine, *requests):
         assert len(result.sequences[0].tokens) == NEW_TOKENS
-    return time.perf_counter() - begun
 
 
-def generate_seconds(model: Any, batch: list[list[int]]) -> float:
+def by_generate(model: Any, batch: list[list[int]]) -> None:
     longest = max(map(len, batch))
     ids = torch.tensor([[0] * (longest - len(prompt)) + prompt for prompt in batch])
     mask = torch.tensor([[0] * (longest - len(p)) + [1] * len(p) for p in batch])
-    begun = time.perf_counter()
     out = model.generate(
         ids,
         attention_mask=mask,
@@ -79,7 +76,6 @@ def generate_seconds(model: Any, batch: list[list[int]]) -> float:
         pad_token_id=0,
     )
     assert out.shape[1] == longest + NEW_TOKENS
-    return time.perf_counter() - begun
 
 
 def main() -> None:
@@ -92,34 +88,39 @@ def main() -> None:
         prepare(demo_model()), dtype=getattr(torch, options.dtype)
     ).eval()
     print(f"{options.dtype}, {torch.get_num_threads()} threads, {NEW_TOKENS} new tokens a row")
-    print(f"{'case':<28}{'engine':>10}{'generate':>10}{'ratio':>8}   (tokens/s)")
-    cases: list[tuple[str, list[list[int]], int]] = [
-        ("1 sequence", prompts(1, [32]), 0),
-        ("16 sequences", prompts(16, [32]), 0),
-        ("16 ragged (8-256)", prompts(16, [8, 16, 32, 256]), 0),
-        ("16, 4 adapters mixed", prompts(16, [32]), 4),
+    print(f"{'case':<24}{'engine':>9}{'generate':>9}   tokens/s {'ratio':>9}{'CPU ratio':>11}")
+    cases: list[tuple[str, list[int], int, int]] = [
+        ("1 sequence", [32], 1, 0),
+        ("16 sequences", [32], 16, 0),
+        ("16 ragged (8-256)", [8, 16, 32, 256], 16, 0),
+        ("16, 4 adapters mixed", [32], 16, 4),
     ]
-    for name, batch, policies in cases:
-        ours = _alternate(engine, plain, batch, policies, options.repeats)
-        tokens = len(batch) * NEW_TOKENS
-        mine, theirs = tokens / ours[0], tokens / ours[1]
-        print(f"{name:<28}{mine:>10.1f}{theirs:>10.1f}{mine / theirs:>8.2f}", flush=True)
+    for name, lengths, count, policies in cases:
+        turns: list[Callable[[int], None]] = [
+            lambda seed: by_engine(engine, prompts(count, lengths, seed), policies),  # noqa: B023
+            lambda seed: by_generate(plain, prompts(count, lengths, seed)),  # noqa: B023
+        ]
+        (wall, cpu), (wall_2, cpu_2) = _medians(turns, options.repeats)
+        tokens = count * NEW_TOKENS
+        print(
+            f"{name:<24}{tokens / wall:>9.1f}{tokens / wall_2:>9.1f}"
+            f"{wall_2 / wall:>21.2f}{cpu_2 / cpu:>11.2f}",
+            flush=True,
+        )
 
 
-def _alternate(
-    engine: TransformersEngine,
-    plain: Any,
-    batch: list[list[int]],
-    policies: int,
-    repeats: int,
-) -> tuple[float, float]:
-    """Median seconds of both, after one unmeasured turn."""
-    both: list[Callable[[], float]] = [
-        lambda: engine_seconds(engine, batch, policies),
-        lambda: generate_seconds(plain, batch),
-    ]
-    times = [[each() for each in both] for _ in range(repeats + 1)][1:]
-    return median(t[0] for t in times), median(t[1] for t in times)
+def _medians(turns: Sequence[Callable[[int], None]], repeats: int) -> list[tuple[float, float]]:
+    """Median seconds (wall, CPU) of each, turn about, after one unmeasured round.
+
+    Every round has prompts of its own, since the engine remembers those it has read.
+    """
+    times: list[list[tuple[float, float]]] = [[] for _ in turns]
+    for seed in range(repeats + 1):
+        for turn, measured in zip(turns, times, strict=True):
+            begun = time.perf_counter(), time.process_time()
+            turn(seed)
+            measured.append((time.perf_counter() - begun[0], time.process_time() - begun[1]))
+    return [(median(t[0] for t in m[1:]), median(t[1] for t in m[1:])) for m in times]
 
 
 if __name__ == "__main__":

@@ -28,8 +28,6 @@ from tuft.sampling.requests import Request, Sample
 from tuft.sampling.runner import Chunk, DecodeRow, Reading, Runner
 from tuft.sampling.stops import Detokenizer, StopCondition
 
-# As many as keep the device busy: more would only make running sequences wait.
-_PREFILL_TOKENS = {"cpu": 256, "cuda": 2048}
 # At least this part of a prefill batch must be real tokens.
 _PREFILL_FILL = 0.75
 
@@ -65,7 +63,7 @@ class TransformersEngine:
         self._detokenizer = detokenizer
         self._max_sequences = max_sequences
         self._max_cells = max_cells
-        self._prefill_tokens = prefill_tokens or _PREFILL_TOKENS[self._runner.device.type]
+        self._prefill_tokens = prefill_tokens or _prefill_tokens(self._runner.device)
         self._policies: dict[str, Adapter] = {}
         self._cache = Cache(self._runner.layers)
         self._recent = RecentPrompts(max_cells // 8)
@@ -73,6 +71,7 @@ class TransformersEngine:
         self._read: deque[Request] = deque()
         self._running: list[Sample] = []
         self._cells = 0
+        self._read_a_piece = False
 
     @property
     def capacity(self) -> int:
@@ -200,9 +199,15 @@ class TransformersEngine:
         if not waiting:
             return []
         first = waiting[0]
+        if self._read_a_piece:
+            # Short prompts go between the pieces of a long one.
+            first = next((each for each in waiting if self._is_short(each)), first)
+        self._read_a_piece = not self._is_short(first)
         batch = [first]
         longest = total = first.unread
-        for other in waiting[1:]:
+        for other in waiting:
+            if other is first:
+                continue
             longest_then, total_then = max(longest, other.unread), total + other.unread
             padded = longest_then * (len(batch) + 1)
             if (
@@ -214,6 +219,10 @@ class TransformersEngine:
                 batch.append(other)
                 longest, total = longest_then, total_then
         return sorted(batch, key=lambda each: each.operation.policy or "")
+
+    def _is_short(self, request: Request) -> bool:
+        """Whether one pass reads all that is unread."""
+        return request.unread <= self._prefill_tokens
 
     def _score(self, batch: Sequence[Request], starts: Sequence[int], reading: Reading) -> None:
         if batch[0].scores is None:
@@ -337,6 +346,11 @@ class TransformersEngine:
 def _batch_order(sample: Sample) -> tuple[str, int, int]:
     row = sample.row
     return (sample.request.operation.policy or "", row.slab.capacity, row.index)
+
+
+def _prefill_tokens(device: torch.device) -> int:
+    """As many as keep the device busy: more would only make running sequences wait."""
+    return 256 if device.type == "cpu" else 2048
 
 
 def _same_prompt(one: Request, other: Request) -> bool:

@@ -15,6 +15,7 @@ from collections.abc import Callable
 
 from tuft.config import LimitsConfig
 from tuft.contracts.operations import FutureRecord
+from tuft.contracts.records import Disposable
 from tuft.contracts.wire import SampleResult, encode_sample_response
 from tuft.errors import (
     DamagedCheckpoint,
@@ -215,6 +216,8 @@ class Worker:
         if len(body) <= self._limits.inline_payload_bytes:
             return Outcome(self._future(claimed, status="done", content="proto"), body)
         key = f"results/{claimed.op.request_id}"
+        ends_at = time.time() + self._limits.result_ttl_s
+        self._store.disposal.schedule(Disposable(key=key), ends_at)
         self._objects.put(key, body)
         future = self._future(claimed, status="done", content="proto", body_object=key)
         return Outcome(future, None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,7 @@ from tuft.contracts.operations import SampleOperation
 from tuft.contracts.wire import SampledSequence, SampleResult
 from tuft.errors import InvalidRequest
 from tuft.modeling.adapters import WEIGHTS_FILE
+from tuft.sampling.runner import DecodeRow, segments_of
 from tuft.sampling.transformers_engine import TransformersEngine
 
 PROMPT = [5, 17, 300, 42]
@@ -70,6 +72,23 @@ def test_two_adapters_and_the_base_in_one_batch_equal_each_alone(
     assert len(texts) == 3, "the policies do not differ enough to prove anything"
 
 
+def test_rows_of_a_policy_are_one_segment(
+    engine: TransformersEngine, plain: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for seed, name in enumerate("ab"):
+        engine.load_policy(name, policy_files(plain, seed=seed))
+    segments: list[int] = []
+    decode = engine._runner.decode
+
+    def watched(rows: Sequence[DecodeRow]) -> torch.Tensor:
+        segments.append(len(segments_of([row.adapter for row in rows])))
+        return decode(rows)
+
+    monkeypatch.setattr(engine._runner, "decode", watched)
+    run(engine, *(ask([n + 1] * 5, policy=p) for n, p in enumerate(["b", None, "a"] * 3)))
+    assert set(segments) == {3}
+
+
 def test_joining_midway_changes_nothing_for_the_others(make_engine: MakeEngine) -> None:
     first = [ask(PROMPT, seed=1, max_tokens=40), ask([7] * 30, seed=2, max_tokens=40)]
     late = [ask([9, 8, 7], seed=3, max_tokens=5), ask([1] * 50, seed=4, max_tokens=25)]
@@ -98,6 +117,19 @@ def test_short_request_overtakes_a_long_one(engine: TransformersEngine) -> None:
         finished = [each.request_id for each in engine.step()]
     assert finished == [short.request_id]
     assert engine.load == 1
+
+
+def test_short_prompts_go_between_the_pieces_of_a_long_one(make_engine: MakeEngine) -> None:
+    engine = make_engine(prefill_tokens=10)
+    long, short = ask(list(range(200)), max_tokens=1), [ask([n] * 9, max_tokens=1) for n in (1, 2)]
+    for request in (long, *short):
+        engine.submit(request)
+    finished = [[each.request_id for each in engine.step()] for _ in range(22)]
+    assert [(index, ids) for index, ids in enumerate(finished) if ids] == [
+        (1, [short[0].request_id]),
+        (3, [short[1].request_id]),
+        (21, [long.request_id]),
+    ]
 
 
 def test_seed_gives_the_same_tokens_and_samples_differ(make_engine: MakeEngine) -> None:
