@@ -10,6 +10,7 @@ from fastapi import FastAPI
 
 from tuft.api import errors
 from tuft.api.deps import Keys
+from tuft.api.housekeeping import Housekeeping
 from tuft.api.routers import (
     checkpoints,
     client,
@@ -44,16 +45,20 @@ _ROUTERS = (
 def create_app(services: Services) -> FastAPI:
     """The ASGI application over opened services."""
 
+    housekeeping = Housekeeping(services.store, services.objects, services.config.limits)
+
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         to_thread.current_default_thread_limiter().total_tokens = _THREADS
         services.waiters.start()
         services.catalog.start()
+        housekeeping.start()
         try:
             yield
         finally:
             services.waiters.stop()
             services.catalog.stop()
+            housekeeping.stop()
 
     # The interactive documentation would fetch scripts from the internet, and knows nothing of
     # bodies that are read by hand.
