@@ -140,6 +140,8 @@ class LimitsConfig(Section):
     inline_payload_bytes: int = Field(default=64 * 1024, ge=0)
     """Larger payloads and results go to the object store."""
     result_ttl_s: float = Field(default=3600, gt=0)
+    policy_ttl_s: float = Field(default=86_400, gt=0)
+    """An ephemeral policy is kept for as long as its session is heard of, and this long after."""
     gap_timeout_s: float = Field(default=330, gt=0)
     """Last resort on a seq_id that never arrives: longer than the SDK's five minutes of retries."""
     long_poll_s: float = Field(default=25, gt=0, le=40)

@@ -145,6 +145,18 @@ class SnapshotRecord(Record):
     step: int
 
 
+class Disposable(Record):
+    """Something in the object store that is removed later.
+
+    `key` is an object, or a folder of them where `folder` is true. With a `session_id` it
+    stays for as long as that session is heard of.
+    """
+
+    key: str
+    folder: bool = False
+    session_id: str | None = None
+
+
 class LedgerEntry(Record):
     """One step (execution of a component) under its step key.
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 RESULTS = "tuft:results"
 MODELS = "tuft:models"
+DISPOSAL = "tuft:disposal"
+"""Sorted set of Disposable records by the time they are due."""
 WORKERS = "tuft:workers"
 WORKER_PREFIX = "tuft:worker:"
 SESSION_PREFIX = "tuft:session:"

@@ -7,7 +7,7 @@ import time
 from tuft.contracts.records import SessionRecord
 from tuft.errors import Conflict, NotFound, QueueFull
 from tuft.store import keys
-from tuft.store.connection import Connection, blob, items, script, text, texts
+from tuft.store.connection import Connection, blob, items, number, script, text, texts
 
 MAX_SESSIONS = 10_000
 """Sessions kept per tenant; beyond, those not heard of for an hour make room, oldest first."""
@@ -74,6 +74,15 @@ class Sessions:
         self._connection.call(
             "ZADD", keys.tenant_sessions_seen(tenant), "XX", "GT", time.time(), session_id
         )
+
+    def last_seen(self, session_id: str) -> float | None:
+        """When the client was last heard of; None for a session that is forgotten."""
+        try:
+            tenant = self.get(session_id).tenant
+        except NotFound:
+            return None
+        seen = self._connection.call("ZSCORE", keys.tenant_sessions_seen(tenant), session_id)
+        return None if seen is None else number(seen)
 
     def finish(self, session_id: str, reason: str) -> None:
         """Note why the client ended; the first reason stays. Raises: NotFound."""

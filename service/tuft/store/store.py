@@ -6,6 +6,7 @@ import redis
 
 from tuft.store.checkpoints import CheckpointIndex
 from tuft.store.connection import Connection
+from tuft.store.disposal import Disposal
 from tuft.store.events import Events
 from tuft.store.futures import Futures
 from tuft.store.journal import Journal
@@ -37,6 +38,7 @@ class Store:
         self.workers = Workers(connection)
         self.checkpoints = CheckpointIndex(connection)
         self.events = Events(connection)
+        self.disposal = Disposal(connection)
 
     def ping(self) -> None:
         """Raises: Unavailable."""

@@ -21,6 +21,7 @@ from tuft.contracts.operations import (
     SaveWeightsForSampler,
     Tombstone,
 )
+from tuft.contracts.records import Disposable
 from tuft.errors import LeaseLost, NotFound, StaleWriter, TuftError, Unavailable
 from tuft.objects import ObjectStore
 from tuft.store import Effect, Lease, Outcome, Store
@@ -70,7 +71,7 @@ class Leader:
         self._model_name = model_name
         self._lease = lease
         self._scheduler = Scheduler(self._serve, config.trainer.max_resident_adapters)
-        self._operations = Operations(group, store, objects, config.trainer.micro_batch_tokens)
+        self._operations = Operations(group, store, objects, config)
         self._residents = Residents(
             group=group,
             store=store,
@@ -240,7 +241,12 @@ class Leader:
         body: bytes | None = done.body
         if len(done.body) > self._config.limits.inline_payload_bytes:
             key = f"results/{op.request_id}"
+            ends_at = time.time() + self._config.limits.result_ttl_s
             try:
+                yield from until_available(
+                    op.request_id,
+                    lambda: self._store.disposal.schedule(Disposable(key=key), ends_at),
+                )
                 yield from until_available(op.request_id, lambda: self._objects.put(key, done.body))
                 future, body = future.model_copy(update={"body_object": key}), None
             except TuftError as error:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Literal, cast
 
 from tuft.checkpoints import Checkpoints
+from tuft.config import ServiceConfig
 from tuft.contracts.operations import (
     CreateFromCheckpoint,
     CreateModel,
@@ -25,6 +26,7 @@ from tuft.contracts.records import (
     CheckpointManifest,
     CheckpointRecord,
     CheckpointSettings,
+    Disposable,
     SamplerRecord,
 )
 from tuft.contracts.wire import (
@@ -62,13 +64,14 @@ class Operations:
     """Does operations on the ranks and on the object store."""
 
     def __init__(
-        self, group: RankGroup, store: Store, objects: ObjectStore, micro_batch_tokens: int
+        self, group: RankGroup, store: Store, objects: ObjectStore, config: ServiceConfig
     ) -> None:
         self._group = group
         self._store = store
         self._objects = objects
         self._checkpoints = Checkpoints(objects)
-        self._micro_batch_tokens = micro_batch_tokens
+        self._micro_batch_tokens = config.trainer.micro_batch_tokens
+        self._policy_ttl_s = config.limits.policy_ttl_s
 
     def do(self, state: RunState, op: Operation) -> Doing:
         """Do an operation, piece by piece; the journal is not touched.
@@ -212,6 +215,12 @@ class Operations:
         if sampler_id is None:
             raise InvalidRequest("save_weights_for_sampler needs a name or a sampling session")
         prefix = f"runs/{state.run_id}/policies/{sampler_id}"
+        policy = Disposable(key=prefix, folder=True, session_id=state.record.session_id)
+        # The session is the run's; a process that attached later has another one.
+        ends_at = time.time() + self._policy_ttl_s
+        yield from until_available(
+            op.request_id, lambda: self._store.disposal.schedule(policy, ends_at)
+        )
         record = yield from self._write(
             state, op, body, "sampler_weights", sampler_id, prefix=prefix
         )

@@ -1,0 +1,67 @@
+"""Removes from the object store what has come to its end, in the background."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+
+from tuft.config import LimitsConfig
+from tuft.contracts.records import Disposable
+from tuft.errors import TuftError
+from tuft.objects import ObjectStore
+from tuft.store import Store
+
+_log = logging.getLogger(__name__)
+_EVERY_S = 30.0
+_AT_ONCE = 100
+
+
+class Housekeeping:
+    """One thread a process; several processes may do the same, since removing is idempotent."""
+
+    def __init__(self, store: Store, objects: ObjectStore, limits: LimitsConfig) -> None:
+        self._store = store
+        self._objects = objects
+        self._limits = limits
+        self._stopping = threading.Event()
+
+    def start(self) -> None:
+        threading.Thread(target=self._run, name="housekeeping", daemon=True).start()
+
+    def stop(self) -> None:
+        self._stopping.set()
+
+    def sweep(self, now: float) -> int:
+        """Remove what is due at `now`, in seconds since the epoch; returns how many went.
+
+        Raises:
+            Unavailable: store or object store are away; what is left stays entered.
+        """
+        removed = 0
+        for thing in self._store.disposal.due(now, _AT_ONCE):
+            end = self._end_of(thing)
+            if end > now:
+                self._store.disposal.schedule(thing, end)
+                continue
+            if thing.folder:
+                self._objects.delete_prefix(thing.key)
+            else:
+                self._objects.delete(thing.key)
+            self._store.disposal.drop(thing)
+            removed += 1
+        return removed
+
+    def _end_of(self, thing: Disposable) -> float:
+        if thing.session_id is None:
+            return 0.0
+        seen = self._store.sessions.last_seen(thing.session_id)
+        return 0.0 if seen is None else seen + self._limits.policy_ttl_s
+
+    def _run(self) -> None:
+        while not self._stopping.wait(_EVERY_S):
+            try:
+                while self.sweep(time.time()) == _AT_ONCE:
+                    pass
+            except TuftError as error:
+                _log.warning("housekeeping, will try again: %s", error.message)
