@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import subprocess
+import sys
 from pathlib import Path
 
 import psutil
@@ -165,7 +166,13 @@ def test_stop_leaves_nothing_running(tmp_path: Path, tiny_model_folder: Path) ->
 def test_public_host_without_keys_is_refused(tmp_path: Path, tiny_model_folder: Path) -> None:
     command = ["--host", "0.0.0.0", "--model-config"]
     done = subprocess.run(
-        ["tuft", *command, str(write_config(tmp_path, tiny_model_folder))],
+        [
+            sys.executable,
+            "-m",
+            "tuft.cli",
+            *command,
+            str(write_config(tmp_path, tiny_model_folder)),
+        ],
         capture_output=True,
         text=True,
         timeout=60,
