@@ -247,7 +247,7 @@ def test_what_the_engine_refuses_is_a_failed_future(setting: Setting) -> None:
 
 
 def test_object_store_away_holds_up_only_who_needs_it(
-    s3_server: S3Server, store: Store, model: Any
+    s3_server: S3Server, store: Store, model: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     prefix = f"tests/{uuid.uuid4().hex}"
     setting = Setting(model, store, open_object_store(s3_server.config(prefix=prefix)))
@@ -261,6 +261,8 @@ def test_object_store_away_holds_up_only_who_needs_it(
         small = [setting.accept(ask(PROMPT)) for _ in range(10)]
         for each in small:
             setting.response(each)
+        # Beyond the S3 client's own retries, for the policy and for the result.
+        wait_until(lambda: caplog.text.count("trying again") >= 4, 30, "retries")
         for each in (needs_policy, large):
             assert store.futures.get(each)[0].status == "pending"
         with forwarding(s3_server.endpoint, port):
