@@ -39,8 +39,9 @@ def test_killed_workers_come_back_and_nothing_is_lost(
         sampler = killed.save_weights_and_get_sampling_client().result(TIMEOUT)
         prompt = types.ModelInput.from_ints([5, 6, 7])
         before = sampler.compute_logprobs(prompt).result(timeout=TIMEOUT)
-        service.child("tuft.training").send_signal(signal.SIGKILL)
-        service.child("tuft.sampling").send_signal(signal.SIGKILL)
+        workers = [service.child(module) for module in ("tuft.training", "tuft.sampling")]
+        for worker in workers:
+            worker.send_signal(signal.SIGKILL)
         killed.optim_step(ADAM).result(timeout=TIMEOUT)
         assert loss_of(killed) == expected
         assert sampler.compute_logprobs(prompt).result(timeout=TIMEOUT) == before
