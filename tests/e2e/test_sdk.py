@@ -142,6 +142,15 @@ def test_sampling_fields(client: tinker.ServiceClient) -> None:
         assert again[3:] == pytest.approx(list(sequence.logprobs), abs=1e-4)
 
 
+def test_a_prompt_as_long_as_the_context_can_be_scored(client: tinker.ServiceClient) -> None:
+    sampler = client.create_sampling_client(base_model="tiny").result(TIMEOUT)
+    whole = types.ModelInput.from_ints([5 + i % 50 for i in range(256)])
+    logprobs = sampler.compute_logprobs(whole).result(timeout=TIMEOUT)
+    assert len(logprobs) == 256
+    with pytest.raises(tinker.BadRequestError, match="256"):
+        sampler.sample(whole, 1, types.SamplingParams(max_tokens=1)).result(timeout=TIMEOUT)
+
+
 def test_stop_tokens(client: tinker.ServiceClient) -> None:
     sampler = client.create_sampling_client(base_model="tiny").result(TIMEOUT)
     prompt = types.ModelInput.from_ints([5, 6, 7])

@@ -47,6 +47,7 @@ def to_operation(
         if getattr(request, name) > limit:
             raise InvalidRequest(f"{name} is {getattr(request, name)}; the limit is {limit}")
     assert request.seq_id is not None  # checked by _refuse_unserved
+    scored = bool(request.prompt_logprobs)
     return SampleOperation(
         request_id=sample_request_id(sampler.sampler_id, request.seq_id),
         sampler_id=sampler.sampler_id,
@@ -56,8 +57,8 @@ def to_operation(
         digest=digest_of(request.model_dump_json(exclude={"type"})),
         prompt=prompt,
         num_samples=request.num_samples,
-        params=_params(request.sampling_params, len(prompt), model),
-        prompt_logprobs=bool(request.prompt_logprobs),
+        params=_params(request.sampling_params, len(prompt), model, scored=scored),
+        prompt_logprobs=scored,
         topk_prompt_logprobs=request.topk_prompt_logprobs,
         topk_sample_logprobs=request.topk_sample_logprobs,
         accepted_at=time.time(),
@@ -104,15 +105,20 @@ def _prompt_tokens(chunks: list[dict[str, Any]], model: ModelInfo) -> list[int]:
     return tokens
 
 
-def _params(asked: SamplingParamsRequest, prompt_len: int, model: ModelInfo) -> SamplingParams:
+def _params(
+    asked: SamplingParamsRequest, prompt_len: int, model: ModelInfo, *, scored: bool
+) -> SamplingParams:
     room = model.max_model_len - prompt_len
-    if room < 1:
+    # compute_logprobs asks for one token that nobody reads: a prompt as long as the context can
+    # be scored, and its sample is empty.
+    score_only = scored and room == 0
+    if room < 1 and not score_only:
         raise InvalidRequest(
             f"prompt has {prompt_len} tokens; with at least one sampled token it must be under "
             f"max_model_len, which is {model.max_model_len}"
         )
     max_tokens = room if asked.max_tokens is None else asked.max_tokens
-    if max_tokens > room:
+    if max_tokens > room and not score_only:
         raise InvalidRequest(
             f"prompt has {prompt_len} tokens and sampling_params.max_tokens is {max_tokens}; "
             f"together they must be at most max_model_len, which is {model.max_model_len}"
