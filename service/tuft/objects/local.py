@@ -71,6 +71,7 @@ class LocalObjects:
         try:
             return path.read_bytes()
         except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
+            self._see_that_it_is_there()
             raise NotFound(f"there is no object {key!r}") from error
         except OSError as error:
             raise _translated(error, f"read {path}") from error
@@ -78,9 +79,12 @@ class LocalObjects:
     def exists(self, key: str) -> bool:
         path = self._path(key)
         try:
-            return path.is_file()
+            found = path.is_file()
         except OSError as error:
             raise _translated(error, f"look up {path}") from error
+        if not found:
+            self._see_that_it_is_there()
+        return found
 
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
         folder = check_prefix(prefix) + "/" if prefix else ""
@@ -104,6 +108,11 @@ class LocalObjects:
     def delete_prefix(self, prefix: str) -> None:
         for info in self._walk(check_prefix(prefix) + "/"):
             self.delete(info.key)
+
+    def _see_that_it_is_there(self) -> None:
+        """Nothing found means nothing where the folder itself is gone: unmounted, say."""
+        if not self._tmp.is_dir():
+            raise Unavailable(f"the object store's folder {self._root} is gone")
 
     def _path(self, key: str) -> Path:
         return self._root / check_key(key)
@@ -169,6 +178,7 @@ class LocalObjects:
                 # A dict: a name that is replaced during the scan may come twice.
                 found = {e.name + "/" if e.is_dir() else e.name: e for e in entries}
         except (FileNotFoundError, NotADirectoryError):
+            self._see_that_it_is_there()
             return
         except OSError as error:
             raise _translated(error, f"list {self._root / folder}") from error

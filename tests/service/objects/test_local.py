@@ -111,6 +111,10 @@ def test_a_folder_that_goes_away_and_comes_back(tmp_path: Path) -> None:
     for use in (store.check, lambda: store.put("a", b"x")):
         with pytest.raises(Unavailable, match=r"objects.*No such file"):
             use()
+    # What is not found now is not known to be missing.
+    for look in (lambda: store.get("a"), lambda: store.exists("a"), lambda: [*store.list("")]):
+        with pytest.raises(Unavailable, match="is gone"):
+            look()
     # An empty mount point, say: nothing may be written there.
     (tmp_path / "objects").mkdir()
     for use in (store.check, lambda: store.put("a", b"x")):
