@@ -23,7 +23,9 @@ from tuft_pipelines.errors import PipelineFailed
 _POLL_S = 0.1
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 _FAILED_TASK = re.compile(r"Inner task failed: '([^']+)'")
-_TAIL_LINES = 25
+# Blank lines, KFP's own remarks, and the executor input (JSON, indented) that it shows.
+_CHATTER = re.compile(r"""\s*($|\[KFP Executor|[]["{}])|-+$""")
+_TAIL_LINES = 20
 
 
 @dataclass(frozen=True)
@@ -180,5 +182,5 @@ class _PlainText:
 
 
 def _tail(log_file: Path) -> str:
-    lines = [line for line in log_file.read_text().splitlines() if line.strip()]
+    lines = [line for line in log_file.read_text().splitlines() if not _CHATTER.match(line)]
     return "\n".join([f"the end of {log_file}:", *(f"  {line}" for line in lines[-_TAIL_LINES:])])

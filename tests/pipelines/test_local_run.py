@@ -89,6 +89,7 @@ def test_failure_names_the_task_and_shows_its_own_words(tmp_path: Path) -> None:
         )
     assert str(failed.value).startswith("measure 1 failed; the end of ")
     assert "no rows in the batch" in str(failed.value)
+    assert '"parameterValues"' not in str(failed.value)
     assert "\x1b" not in str(failed.value)
     assert [task.name for task in seen] == ["write 1"]
 
