@@ -92,6 +92,9 @@ class AttachedRun:
     ) -> str:
         """Execute a step at most once, however often this is called with its key.
 
+        The step begins with cleared gradients: what a step that died left in the run, and
+        nobody retried, is no part of this one's update.
+
         `build` makes the plan; it is called only where none was recorded. `conclude` makes the
         step's result from the plan and the operations' results, in order; a result is None where
         the operation was executed so long ago that its result has expired. `timeout_s` bounds
@@ -143,8 +146,7 @@ class AttachedRun:
     ) -> list[Any]:
         from tuft_sdk.plans import Plan
 
-        fresh = first_seq_id == self.next_seq_id
-        client = self.training if fresh else self.training_from(first_seq_id)
+        client = self.begin_plan(first_seq_id, next_attempt)
         results: list[Any] = []
         stages = plan.stages()
         for index, stage in enumerate(stages):
@@ -152,7 +154,7 @@ class AttachedRun:
                 results += run_stage(client, stage, timeout_s)
             except OperationFailed:
                 left = [operation for later in stages[index:] for operation in later]
-                sent = sum(len(earlier) for earlier in stages[: index + 1])
+                sent = 1 + sum(len(earlier) for earlier in stages[: index + 1])
                 self.ledger.begin_step(next_attempt)
                 self.ledger.record_plan(
                     next_attempt,
@@ -161,6 +163,19 @@ class AttachedRun:
                 )
                 raise
         return results
+
+    def begin_plan(self, seq_id: int, key: str) -> tinker.TrainingClient:
+        """Clear the run's gradients under `seq_id`; the client for the operations after it.
+
+        It is journalled before them, so there is nothing to wait for. `key` keeps two steps
+        that race for a seq_id apart.
+        """
+        self._extension.request(
+            "POST",
+            f"tuft/runs/{self.run_id}/clear_gradients",
+            json={"seq_id": seq_id, "step_key": key},
+        )
+        return self.training_from(seq_id + 1)
 
 
 def _attempt_key(step_key: str, attempt: int) -> str:

@@ -142,7 +142,7 @@ def test_a_step_is_executed_once(
     result = first.execute_once("s", _plan, _conclude)
     second = tuft.attach(run_id)
     assert second.execute_once("s", _must_not_build, _conclude) == result
-    assert second.next_seq_id == first.next_seq_id + 4
+    assert second.next_seq_id == first.next_seq_id + 5
     np.testing.assert_array_equal(_logprobs(client, json.loads(result)[1]), applied_once)
     for run in (first, second):
         run.close()
@@ -155,31 +155,56 @@ def _record(run: AttachedRun) -> Plan:
     return plan
 
 
-@pytest.mark.parametrize("submitted", [0, 1, 2, 3, 4])
+@pytest.mark.parametrize("submitted", [None, 0, 1, 2, 3, 4])
 def test_a_step_that_died_is_completed_from_its_plan(
-    submitted: int,
+    submitted: int | None,
     run_id: str,
     client: tinker.ServiceClient,
     tuft: tuft_sdk.TuftClient,
     applied_once: np.ndarray[Any, Any],
 ) -> None:
-    """The first execution dies after `submitted` operations; nothing is lost or applied twice."""
+    """The first execution dies after `submitted` operations of its plan (None: before its first
+    request); nothing is lost or applied twice."""
     died = tuft.attach(run_id)
     plan = _record(died)
-    for operation in plan.operations[:submitted]:
-        run_stage(died.training, [operation], None)
+    if submitted is not None:
+        training = died.begin_plan(died.next_seq_id, "s#1")
+        for operation in plan.operations[:submitted]:
+            run_stage(training, [operation], None)
     died.close()
 
     run = tuft.attach(run_id)
-    assert run.next_seq_id == 1 + submitted
+    assert run.next_seq_id == (1 if submitted is None else 2 + submitted)
     result = json.loads(run.execute_once("s", _must_not_build, _conclude))
     assert all(loss is not None for loss in result[0])
     np.testing.assert_array_equal(_logprobs(client, result[1]), applied_once)
     run.close()
     third = tuft.attach(run_id)
-    assert third.next_seq_id == 5
+    assert third.next_seq_id == 6
     assert json.loads(third.execute_once("s", _must_not_build, _conclude)) == result
     third.close()
+
+
+@pytest.mark.parametrize("refused", [False, True])
+def test_what_a_dead_step_left_is_no_part_of_the_next(
+    refused: bool,
+    run_id: str,
+    client: tinker.ServiceClient,
+    tuft: tuft_sdk.TuftClient,
+    applied_once: np.ndarray[Any, Any],
+) -> None:
+    """It accumulated gradients (or the service refused some) and nobody retries it."""
+    dead = tuft.attach(run_id)
+    if refused:
+        with pytest.raises(tuft_sdk.Rejected), tuft_sdk.translated():
+            dead.training.forward_backward([_datum()], "no_such_loss").result()  # type: ignore[arg-type]
+    else:
+        dead.training.forward_backward([_datum()], "importance_sampling").result()
+    dead.close()
+    run = tuft.attach(run_id)
+    result = json.loads(run.execute_once("another", _plan, _conclude))
+    np.testing.assert_array_equal(_logprobs(client, result[1]), applied_once)
+    run.close()
 
 
 def test_an_operation_refused_for_good_is_named(run_id: str, tuft: tuft_sdk.TuftClient) -> None:

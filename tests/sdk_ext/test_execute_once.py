@@ -16,6 +16,7 @@ from tinker import types
 import tuft_sdk
 from tests.service.api.harness import ALICE, MODEL, Api, Trainer, config_of, serving
 from tuft.contracts.operations import (
+    ClearGradients,
     CreateModel,
     Operation,
     SaveWeightsForSampler,
@@ -67,6 +68,8 @@ class Played:
                 rows = [np.zeros(3, dtype=np.float32)]
                 result = ForwardBackwardResult(rows, {"loss:sum": float(entry.seq_id)})
                 return encode_forward_backward_output(result)
+            case ClearGradients():
+                return {"type": "clear_gradients"}
             case SaveWeightsForSampler():
                 path = f"tinker://{entry.run_id}/sampler_weights/{entry.body.name}"
                 return {"path": path, "type": "save_weights_for_sampler"}
@@ -143,17 +146,19 @@ def _once(tuft: tuft_sdk.TuftClient, run_id: str, build: Any = _plan) -> str:
 def test_a_save_that_found_no_room_is_made_alone_by_the_retry(
     played: Played, run_id: str, tuft: tuft_sdk.TuftClient
 ) -> None:
-    played.fails[3] = "server"
+    played.fails[4] = "server"
     with pytest.raises(tuft_sdk.OperationFailed, match="no room"):
         _once(tuft, run_id)
     assert _once(tuft, run_id, _must_not_build) == "['SaveForSampler'] [False] 7"
     assert [kind for _, kind in played.done] == [
         "create_model",
+        "clear_gradients",
         "forward_backward",
         "optim_step",
+        "clear_gradients",
         "save_weights_for_sampler",
     ]
-    assert played.done[-1][0] == 4
+    assert played.done[-1][0] == 6
     assert _once(tuft, run_id, _must_not_build) == "['SaveForSampler'] [False] 7"
 
 
@@ -161,25 +166,25 @@ def test_an_update_that_failed_is_made_anew_by_the_retry(
     played: Played, run_id: str, tuft: tuft_sdk.TuftClient
 ) -> None:
     """A failed forward_backward fails its optim_step too: nothing of them was applied."""
-    played.fails.update({1: "server", 2: "user"})
+    played.fails.update({2: "server", 3: "user"})
     with pytest.raises(tuft_sdk.OperationFailed):
         _once(tuft, run_id)
-    played.fails.update({3: "server", 4: "user"})
+    played.fails.update({5: "server", 6: "user"})
     with pytest.raises(tuft_sdk.OperationFailed):
         _once(tuft, run_id, _must_not_build)
     result = "['ForwardBackward', 'OptimStep', 'SaveForSampler'] [False, False, False] 7"
     assert _once(tuft, run_id, _must_not_build) == result
-    assert [seq_id for seq_id, _ in played.done] == [0, 5, 6, 7]
+    assert [seq_id for seq_id, _ in played.done] == [0, 1, 4, 7, 8, 9, 10]
 
 
 def test_what_the_user_did_wrong_stays_wrong(
     played: Played, run_id: str, tuft: tuft_sdk.TuftClient
 ) -> None:
-    played.fails.update({1: "user", 2: "user"})
+    played.fails.update({2: "user", 3: "user"})
     for build in (_plan, _must_not_build):
         with pytest.raises(tuft_sdk.Rejected, match="no room"):
             _once(tuft, run_id, build)
-    assert played.done == [(0, "create_model")]
+    assert played.done == [(0, "create_model"), (1, "clear_gradients")]
 
 
 def test_results_that_expired_are_none(
@@ -189,9 +194,9 @@ def test_results_that_expired_are_none(
     run = tuft.attach(run_id)
     run.ledger.begin_step("s", first_seq_id=run.next_seq_id)
     run.ledger.record_plan("s", _plan().encode(), first_seq_id=run.next_seq_id)
-    run_stage(run.training, _plan().stages()[0], 20)
+    run_stage(run.begin_plan(1, "s#1"), _plan().stages()[0], 20)
     run.close()
-    for seq_id in (1, 2):
+    for seq_id in (2, 3):
         assert connect(valkey_url).delete(keys.future(f"{run_id}:{seq_id}"))
     assert _once(tuft, run_id, _must_not_build).split("]")[1] == " [True, True, False"
 
@@ -204,7 +209,7 @@ def test_a_service_that_answers_too_slowly_is_transient(
     with pytest.raises(tuft_sdk.Transient):
         run.execute_once("s", _plan, _conclude, timeout_s=0.3)
     run.close()
-    assert api.store.runs.status(run_id).next_seq_id == 3
+    assert api.store.runs.status(run_id).next_seq_id == 4
 
 
 def test_the_sdks_client_counts_on_where_it_was_told(
@@ -224,7 +229,7 @@ def test_a_checkpoint_knows_its_step(
     played: Played, run_id: str, api: Api, tuft: tuft_sdk.TuftClient
 ) -> None:
     _once(tuft, run_id)
-    bodies = [entry.body for entry in api.store.journal.entries(run_id, 2, 1)]  # type: ignore[union-attr]
+    bodies = [entry.body for entry in api.store.journal.entries(run_id, 3, 1)]  # type: ignore[union-attr]
     assert [getattr(body, "step_key", None) for body in bodies] == ["s"]
 
 

@@ -213,6 +213,11 @@ class Attach(Closed):
     """No parameters."""
 
 
+class ClearGradients(Closed):
+    seq_id: SeqId
+    step_key: Annotated[str, Field(min_length=1, max_length=512)]
+
+
 class BeginStep(Closed):
     scope: Id
     step_key: Annotated[str, Field(min_length=1, max_length=512)]

@@ -47,6 +47,15 @@ class OptimStep(Record):
     grad_clip_norm: float
 
 
+class ClearGradients(Record):
+    """Forget what forward_backwards accumulated and why it must not be applied.
+
+    A step begins with it: what a writer before it left half-done is no part of its update.
+    """
+
+    kind: Literal["clear_gradients"] = "clear_gradients"
+
+
 class SaveWeights(Record):
     """A training checkpoint, with optimizer state."""
 
@@ -83,6 +92,7 @@ OperationBody = Annotated[
     | CreateFromCheckpoint
     | ForwardBackward
     | OptimStep
+    | ClearGradients
     | SaveWeights
     | SaveWeightsForSampler
     | LoadWeights,

@@ -10,6 +10,7 @@ from typing import Literal
 
 from tuft.config import ServiceConfig
 from tuft.contracts.operations import (
+    ClearGradients,
     CreateFromCheckpoint,
     CreateModel,
     ForwardBackward,
@@ -43,6 +44,7 @@ _RESULT_TYPES = {
     CreateModel: "CreateModel",
     CreateFromCheckpoint: "LoadWeights",
     OptimStep: "OptimStep",
+    ClearGradients: "ClearGradients",
     SaveWeights: "SaveWeights",
     SaveWeightsForSampler: "SaveWeightsForSampler",
     LoadWeights: "LoadWeights",

@@ -12,6 +12,7 @@ from typing import Literal, cast
 from tuft.checkpoints import Checkpoints
 from tuft.config import ServiceConfig
 from tuft.contracts.operations import (
+    ClearGradients,
     CreateFromCheckpoint,
     CreateModel,
     ForwardBackward,
@@ -91,6 +92,8 @@ class Operations:
                 return (yield from self._forward_backward(state, op, body))
             case OptimStep():
                 return self._optim_step(state, op, body)
+            case ClearGradients():
+                return self._clear_gradients(state)
             case SaveWeights():
                 return (yield from self._save_weights(state, op, body))
             case SaveWeightsForSampler():
@@ -196,6 +199,12 @@ class Operations:
         # The gradients went with the weights that they were of.
         state.accumulated, state.poison, state.step = False, None, manifest.step
         return _json(path=body.path, model_id=state.run_id, type="load_weights")
+
+    def _clear_gradients(self, state: RunState) -> Done:
+        if state.accumulated:
+            self.clear_gradients(state)
+        state.accumulated, state.poison = False, None
+        return _json(type="clear_gradients")
 
     def _save_weights(self, state: RunState, op: Operation, body: SaveWeights) -> Doing:
         record = yield from self._write(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from tuft.contracts.operations import (
+    ClearGradients,
     CreateFromCheckpoint,
     CreateModel,
     ForwardBackward,
@@ -56,7 +57,9 @@ def changes_state(op: Operation) -> bool:
     body = op.body
     if isinstance(body, ForwardBackward):
         return not body.forward_only
-    return isinstance(body, CreateModel | CreateFromCheckpoint | OptimStep | LoadWeights)
+    return isinstance(
+        body, CreateModel | CreateFromCheckpoint | OptimStep | LoadWeights | ClearGradients
+    )
 
 
 def note_failure(state: RunState, op: Operation, reason: str) -> bool:

@@ -23,6 +23,7 @@ from tests.waiting import wait_until
 from tuft.checkpoints import Checkpoints
 from tuft.config import ModelConfig, ObjectStoreConfig, ServiceConfig
 from tuft.contracts.operations import (
+    ClearGradients,
     CreateFromCheckpoint,
     CreateModel,
     ForwardBackward,
@@ -190,6 +191,9 @@ class Client:
         return self._accept(
             self._operation(OptimStep.model_validate({"learning_rate": learning_rate, **values}))
         )
+
+    def clear_gradients(self) -> str:
+        return self._accept(self._operation(ClearGradients()))
 
     def save(self, name: str, **settings: Any) -> str:
         return self._accept(self._operation(SaveWeights(name=name, **settings)))

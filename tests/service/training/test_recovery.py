@@ -97,6 +97,19 @@ def test_failures_and_refusals_are_replayed_as_they_were(
     assert_same(saved(trainer, client, "end"), uninterrupted(trainer, 2))
 
 
+def test_what_was_cleared_stays_cleared(world: World, start_trainer: StartTrainer) -> None:
+    """Gradients and a refusal from before the clearing are no part of the next step."""
+    trainer, client = start_trainer(world), world.client()
+    trainer.result(client.create())
+    trainer.all(*submit_step(client, 0))
+    trainer.result(client.forward_backward(random_data(6, rows=2)))
+    client.refuse("no data")
+    trainer.result(client.clear_gradients())
+    trainer = start_trainer(world)
+    trainer.all(*submit_step(client, 1))
+    assert_same(saved(trainer, client, "end"), uninterrupted(trainer, 2))
+
+
 def test_more_runs_than_fit_in_memory(world: World, start_trainer: StartTrainer) -> None:
     expected = uninterrupted(start_trainer(world), 3)
     trainer = start_trainer(with_trainer(world, max_resident_adapters=2))

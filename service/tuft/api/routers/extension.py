@@ -10,8 +10,9 @@ from tuft.api import schemas
 from tuft.api.access import live_run_of, run_of
 from tuft.api.deps import Authenticated, Caller, Injected, JsonBody, LargeBody
 from tuft.api.services import Services
+from tuft.api.submission import Draft, Submission
 from tuft.api.tokenizers import tokenizer_archive
-from tuft.contracts.operations import digest_of
+from tuft.contracts.operations import ClearGradients, digest_of
 from tuft.contracts.records import LedgerEntry
 from tuft.errors import InvalidRequest, NotFound
 
@@ -36,6 +37,21 @@ def attach(
         "next_seq_id": status.next_seq_id,
         "lora_rank": run.lora.rank,
     }
+
+
+@router.post("/runs/{run_id}/clear_gradients")
+def clear_gradients(
+    services: Injected, caller: Authenticated, body: JsonBody, run_id: str
+) -> dict[str, Any]:
+    """An operation of the run like any other, under its own seq_id; answers with its future."""
+    request = body.parse(schemas.ClearGradients)
+    # The step key is in the digest: two steps that race for a seq_id must not share it.
+    draft = Draft(
+        body=ClearGradients(),
+        digest=digest_of("clear_gradients", request.step_key),
+        result_type="ClearGradients",
+    )
+    return Submission(services, caller, run_id, request.seq_id).submit(lambda _slot: draft)
 
 
 @router.post("/steps/begin")
