@@ -16,8 +16,6 @@ from tuft import __version__
 from tuft.config import ServiceConfig, load_config
 from tuft.demo_model import demo_model
 from tuft.errors import ConfigError, TuftError
-from tuft.supervisor import Supervisor
-from tuft.supervisor.tree import free_port
 
 EX_CONFIG = 78
 LOCAL_KEY = "tml-local-dev-key"
@@ -51,6 +49,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _serve(args: argparse.Namespace, stop: threading.Event) -> int:
+    try:
+        from tuft.supervisor import Supervisor
+        from tuft.supervisor.tree import free_port
+    except ModuleNotFoundError as error:
+        raise ConfigError(
+            f"the service's packages are not installed ({error.name} is missing); "
+            "install them: pip install 'tuft-pipelines[service]'"
+        ) from error
     config = (
         load_config(args.model_config)
         if args.model_config
