@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from tuft.errors import ConfigError
-from tuft.persistence import PersistenceConfig
+from tuft.persistence import PersistenceConfig, UserPath
 
 
 class Section(BaseModel):
@@ -66,7 +66,7 @@ class ObjectStoreConfig(Section):
     """
 
     kind: Literal["local", "s3"] = "local"
-    path: Path | None = None
+    path: UserPath | None = None
     endpoint: str | None = None
     """host:port, without a scheme."""
     bucket: str | None = None
@@ -179,6 +179,22 @@ class ServiceConfig(Section):
         raise KeyError(name)
 
 
+class _Loader(yaml.SafeLoader):
+    """YAML where a key may be given once only: PyYAML would silently take the last one."""
+
+    def compose_mapping_node(self, anchor: dict[Any, yaml.Node]) -> yaml.MappingNode:
+        node = super().compose_mapping_node(anchor)
+        keys = [key for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        seen: set[str] = set()
+        for key in keys:
+            if key.value in seen:
+                raise yaml.MarkedYAMLError(
+                    problem=f"the key {key.value!r} is given twice", problem_mark=key.start_mark
+                )
+            seen.add(key.value)
+        return node
+
+
 def load_config(path: Path) -> ServiceConfig:
     """Read and check a models.yaml.
 
@@ -192,7 +208,7 @@ def load_config(path: Path) -> ServiceConfig:
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path} is not UTF-8 text: {error}") from error
     try:
-        data = yaml.safe_load(text)
+        data = yaml.load(text, _Loader)  # noqa: S506 (a SafeLoader)
     except yaml.YAMLError as error:
         raise ConfigError(f"{path} is not valid YAML: {error}") from error
     if not isinstance(data, dict):

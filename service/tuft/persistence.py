@@ -9,9 +9,20 @@ One implementation over the Redis protocol serves all three modes:
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, model_validator
+
+
+def _expand_home(path: Path) -> Path:
+    try:
+        return path.expanduser()
+    except RuntimeError as error:
+        raise ValueError(f"the home folder in {str(path)!r} is not known") from error
+
+
+UserPath = Annotated[Path, AfterValidator(_expand_home)]
+"""A path that may begin with `~` or `~user`."""
 
 
 class PersistenceConfig(BaseModel):
@@ -22,7 +33,7 @@ class PersistenceConfig(BaseModel):
     mode: Literal["disabled", "redis_url", "file_redis"] = "disabled"
     redis_url: str | None = None
     """For mode redis_url: redis://, rediss:// or unix:// URL."""
-    file_path: Path | None = None
+    file_path: UserPath | None = None
     """For mode file_redis: the folder of the append-only file; made where it is missing."""
 
     @classmethod

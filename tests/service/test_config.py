@@ -42,6 +42,42 @@ def test_the_least_that_works(tmp_path: Path) -> None:
         config.model("other")
 
 
+def test_a_tilde_is_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    persistence = {"mode": "file_redis", "file_path": "~/state"}
+    data = {"supported_models": [MODEL], "object_store": {"path": "~/objects"}}
+    config = load(tmp_path, data | {"persistence": persistence})
+    assert config.persistence.file_path == tmp_path / "state"
+    assert config.object_store.path == tmp_path / "objects"
+    assert PersistenceConfig.from_file_redis("~/state") == config.persistence
+    unknown = {"persistence": persistence | {"file_path": "~nobody-of-this-name/state"}}
+    assert "file_path: the home folder in" in refused(tmp_path, data | unknown)
+
+
+@pytest.mark.parametrize(
+    ("text", "key", "line"),
+    [
+        ("supported_models: []\ntrainer: {}\nsupported_models: []\n", "supported_models", 3),
+        ("trainer: {ranks: 1, ranks: 2}\n", "ranks", 1),
+        ("supported_models:\n  - model_name: a\n    model_name: b\n", "model_name", 3),
+    ],
+)
+def test_a_key_given_twice_is_named(tmp_path: Path, text: str, key: str, line: int) -> None:
+    message = refused(tmp_path, text)
+    assert f"the key {key!r} is given twice" in message
+    assert f"line {line}" in message
+
+
+def test_a_merge_key_overridden_is_no_repetition(tmp_path: Path) -> None:
+    text = """
+    supported_models:
+      - &first {model_name: a, model_path: a, dtype: float32}
+      - {<<: *first, model_name: b}
+    """
+    first, second = load(tmp_path, text).supported_models
+    assert (first.model_name, second.model_name, second.dtype) == ("a", "b", "float32")
+
+
 def test_a_full_example(tmp_path: Path) -> None:
     text = """
     supported_models:
