@@ -82,7 +82,7 @@ def test_disabled_keeps_checkpoints_over_a_restart(tmp_path: Path, tiny_model_fo
         expected = loss_of(training)
     with running(tmp_path, config) as service:
         client = tinker.ServiceClient(base_url=service.url, api_key=KEY)
-        rest = client.create_rest_client()
+        rest = tinker.RestClient(base_url=service.url, api_key=KEY)
         listed = rest.list_user_checkpoints().result(timeout=TIMEOUT).checkpoints
         assert [checkpoint.tinker_path for checkpoint in listed] == [path]
         resumed = client.create_training_client_from_state_with_optimizer(path).result(TIMEOUT)

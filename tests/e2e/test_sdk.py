@@ -29,6 +29,10 @@ def datum(tokens: list[int], targets: list[int], **inputs: list[float]) -> types
 ROW = datum([5, 6, 7, 8], [6, 7, 8, 9])
 
 
+def rest_client(service: Service, api_key: str = "tml-local-dev-key") -> tinker.RestClient:
+    return tinker.RestClient(base_url=service.url, api_key=api_key)
+
+
 def new_run(client: tinker.ServiceClient, rank: int = 4, **more: Any) -> tinker.TrainingClient:
     return client.create_lora_training_client(base_model="tiny", rank=rank, **more).result(TIMEOUT)
 
@@ -197,11 +201,13 @@ def test_two_dimensional_targets(client: tinker.ServiceClient) -> None:
     assert output.metrics["loss:sum"] == pytest.approx(expected, rel=1e-5)
 
 
-def test_checkpoints_through_the_rest_client(client: tinker.ServiceClient) -> None:
+def test_checkpoints_through_the_rest_client(
+    client: tinker.ServiceClient, service: Service
+) -> None:
     training = new_run(client, user_metadata={"renderer_name": "role_colon"})
     saved = training.save_state("listed", ttl_seconds=7200).result(timeout=TIMEOUT)
     training.save_weights_for_sampler("listed").result(timeout=TIMEOUT)
-    rest = client.create_rest_client()
+    rest = rest_client(service)
     run = rest.get_training_run(training.model_id).result(timeout=TIMEOUT)
     assert (run.base_model, run.lora_rank) == ("tiny", 4)
     assert run.user_metadata == {"renderer_name": "role_colon"}
@@ -227,13 +233,13 @@ def test_checkpoints_through_the_rest_client(client: tinker.ServiceClient) -> No
 
 
 def test_a_published_checkpoint_can_be_loaded_by_others(
-    client: tinker.ServiceClient, bob: tinker.ServiceClient
+    client: tinker.ServiceClient, bob: tinker.ServiceClient, service: Service
 ) -> None:
     training = new_run(client)
     saved = training.save_state("shared").result(timeout=TIMEOUT)
     with pytest.raises(tinker.APIStatusError):
         bob.create_training_client_from_state(saved.path).result(TIMEOUT)
-    client.create_rest_client().publish_checkpoint_from_tinker_path(saved.path).result(TIMEOUT)
+    rest_client(service).publish_checkpoint_from_tinker_path(saved.path).result(TIMEOUT)
     bob.create_training_client_from_state(saved.path).result(TIMEOUT)
 
 
@@ -241,7 +247,7 @@ def test_other_tenants_ids_do_not_exist(
     client: tinker.ServiceClient, bob: tinker.ServiceClient, service: Service
 ) -> None:
     training = new_run(client)
-    rest = bob.create_rest_client()
+    rest = rest_client(service, "tml-bobs-key")
     with pytest.raises(tinker.NotFoundError):
         rest.get_training_run(training.model_id).result(timeout=TIMEOUT)
     with pytest.raises(tinker.NotFoundError):
@@ -253,7 +259,7 @@ def test_other_tenants_ids_do_not_exist(
 
 def test_wrong_key_is_told_at_once(service: Service) -> None:
     with pytest.raises(tinker.AuthenticationError):
-        tinker.ServiceClient(base_url=service.url, api_key="tml-unknown").get_server_capabilities()
+        rest_client(service, "tml-unknown").get_server_capabilities().result(timeout=TIMEOUT)
 
 
 def test_bad_input_leaves_the_run_usable(client: tinker.ServiceClient) -> None:
