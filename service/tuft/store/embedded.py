@@ -18,7 +18,7 @@ import redis
 import redis.exceptions
 
 from tuft.errors import ConfigError, Unavailable
-from tuft.lifeline import die_with_parent
+from tuft.lifeline import lifeline
 from tuft.persistence import PersistenceConfig
 
 _START_TIMEOUT_S = 30.0
@@ -94,7 +94,7 @@ class EmbeddedStore:
                 pass_fds=[lock.fileno()],
                 # Ctrl-C reaches the supervisor, which stops the store last.
                 start_new_session=True,
-                preexec_fn=die_with_parent,  # noqa: PLW1509 (it only makes a system call)
+                preexec_fn=lifeline(),  # noqa: PLW1509 (it only makes system calls)
             )
         self._wait_until_ready()
         return self.url

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tuft.lifeline import die_with_parent
+from tuft.lifeline import lifeline
 
 logger = logging.getLogger(__name__)
 
@@ -55,7 +55,7 @@ class ChildGroup:
                     # Its own process group: Ctrl-C reaches the supervisor, which stops children
                     # in order, instead of everybody at once.
                     start_new_session=True,
-                    preexec_fn=die_with_parent,  # noqa: PLW1509 (it only makes a system call)
+                    preexec_fn=lifeline(),  # noqa: PLW1509 (it only makes system calls)
                 )
                 for env in self.envs()
             ]

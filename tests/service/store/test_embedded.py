@@ -126,12 +126,14 @@ def test_a_killed_supervisor_leaves_no_server_and_no_lock_behind(tmp_path: Path)
     finally:
         supervisor.kill()
         supervisor.communicate()
-    if sys.platform == "linux":
-        with server(tmp_path, durable=True) as running:
-            assert running.alive()
-            wait_until(lambda: not _runs(orphan), 10)
-    else:
-        os.kill(orphan, signal.SIGTERM)
+    try:
+        if sys.platform == "linux":
+            with server(tmp_path, durable=True) as running:
+                assert running.alive()
+                wait_until(lambda: not _runs(orphan), 10)
+    finally:
+        if _runs(orphan):
+            os.kill(orphan, signal.SIGKILL)
 
 
 def _runs(pid: int) -> bool:
