@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import math
+import re
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -18,6 +19,11 @@ Model = TypeVar("Model", bound=BaseModel)
 
 MAX_JSON_BYTES = 8 * 1024 * 1024
 """JSON costs many times its size once parsed; the longest prompt is far below this."""
+
+MAX_JSON_DEPTH = 64
+"""Of lists and objects in each other; what writes a value out again recurses."""
+
+_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 
 # A frame may name any window, and the decoder would allocate it.
 _MAX_ZSTD_WINDOW = 128 * 1024 * 1024
@@ -66,7 +72,7 @@ class Body:
         """The body as a JSON object; an empty body is an empty object.
 
         Raises:
-            InvalidRequest: not JSON, or not an object.
+            InvalidRequest: not JSON, not an object, nested too deeply, or with text that is none.
         """
         data = self.plain(MAX_JSON_BYTES)
         if not data:
@@ -77,6 +83,8 @@ class Body:
             raise InvalidRequest(f"the body is not valid JSON: {error}") from error
         if not isinstance(value, dict):
             raise InvalidRequest(f"the body must be a JSON object, not {type(value).__name__}")
+        _check_depth(value)
+        _check_text(data, value)
         return value
 
     def parse(self, model: type[Model]) -> Model:
@@ -114,6 +122,29 @@ async def read_body(request: Request, max_bytes: int) -> Body:
     if size > max_bytes:
         raise PayloadTooLarge(f"the body has more than {max_bytes} bytes, which is the limit")
     return Body(b"".join(pieces), request.headers.get("content-encoding", "").strip().lower())
+
+
+def _check_depth(value: dict[str, Any]) -> None:
+    level: list[Any] = [value]
+    for _ in range(MAX_JSON_DEPTH):
+        inner = (item.values() if isinstance(item, dict) else item for item in level)
+        level = [item for items in inner for item in items if isinstance(item, dict | list)]
+        if not level:
+            return
+    raise InvalidRequest(f"the JSON body is nested more than {MAX_JSON_DEPTH} levels deep")
+
+
+def _check_text(data: bytes, value: dict[str, Any]) -> None:
+    """Half of a surrogate pair can be escaped in JSON, but is no text and can't be stored."""
+    if _SURROGATE.search(data) is None:
+        return
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        character = error.object[error.start]
+        raise InvalidRequest(
+            f"the JSON body has {character!r}, which is half of a surrogate pair and no text"
+        ) from error
 
 
 def _too_large(max_bytes: int) -> PayloadTooLarge:

@@ -6,7 +6,7 @@ import hashlib
 from dataclasses import dataclass
 from typing import Annotated
 
-from fastapi import Depends, Request
+from fastapi import Depends, Query, Request
 
 from tuft.api.body import MAX_JSON_BYTES, Body, read_body
 from tuft.api.services import Services
@@ -88,3 +88,5 @@ Authenticated = Annotated[Caller, Depends(_caller)]
 JsonBody = Annotated[Body, Depends(_json)]
 """Read only after the key was checked."""
 LargeBody = Annotated[Body, Depends(_large)]
+Offset = Annotated[int, Query(ge=0, lt=2**31)]
+"""Of a page; the store counts in 64 bits, and a larger number would be its error."""

@@ -10,7 +10,15 @@ from pathlib import Path
 import pytest
 import zstandard
 
-from tests.service.api.harness import Api, batch, config_of, ok, refused, serving
+from tests.service.api.harness import (
+    Api,
+    batch,
+    config_of,
+    create_model_body,
+    ok,
+    refused,
+    serving,
+)
 from tuft.api.body import Body
 from tuft.api.protobuf import check_forward_backward
 from tuft.errors import InvalidRequest, PayloadTooLarge
@@ -95,6 +103,23 @@ def test_a_body_over_the_limit_is_refused_while_it_is_sent(
 )
 def test_malformed_json(api: Api, content: bytes) -> None:
     assert "JSON" in refused(api.http.post("/api/v1/optim_step", content=content))
+
+
+@pytest.mark.parametrize(
+    ("metadata", "told"),
+    [
+        (b'{"k": "\\ud800"}', "surrogate"),
+        (b'{"k": ["\\uDFFF"]}', "surrogate"),
+        (b'{"k": ' + b"[" * 300 + b"]" * 300 + b"}", "nested"),
+    ],
+    ids=["half a pair", "half a pair within", "deep"],
+)
+def test_json_that_could_not_be_written_again(api: Api, metadata: bytes, told: str) -> None:
+    body = json.dumps(create_model_body(api.session()) | {"user_metadata": "HERE"}).encode()
+    content = body.replace(b'"HERE"', metadata)
+    assert told in refused(api.http.post("/api/v1/create_model", content=content))
+    whole = body.replace(b'"HERE"', b'{"k": "\\ud83d\\ude00"}')
+    ok(api.http.post("/api/v1/create_model", content=whole))
 
 
 def test_json_has_a_limit_of_its_own(api: Api) -> None:

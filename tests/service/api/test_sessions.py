@@ -52,6 +52,8 @@ def test_pages_of_sessions_newest_first(fresh_api: Api) -> None:
     assert len(page["sessions"]) == 2
     assert set(page["sessions"]) < set(made)
     assert "limit" in refused(fresh_api.get("sessions?limit=0"))
+    for path in ("sessions", "training_runs", "checkpoints"):
+        assert "offset" in refused(fresh_api.get(f"{path}?offset={2**63}"))
 
 
 def test_an_unknown_session(api: Api) -> None:

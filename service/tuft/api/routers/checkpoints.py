@@ -10,7 +10,7 @@ from fastapi import APIRouter, Query, Response
 
 from tuft.api import schemas
 from tuft.api.access import run_of
-from tuft.api.deps import Authenticated, Caller, Injected, JsonBody
+from tuft.api.deps import Authenticated, Caller, Injected, JsonBody, Offset
 from tuft.api.services import Services
 from tuft.checkpoints import KINDS, check_name
 from tuft.contracts.records import CheckpointKind, CheckpointRecord, CheckpointSettings
@@ -32,7 +32,7 @@ def list_all(
     services: Injected,
     caller: Authenticated,
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
-    offset: Annotated[int, Query(ge=0)] = 0,
+    offset: Offset = 0,
 ) -> dict[str, Any]:
     """The caller's own, newest first."""
     records, total = services.catalog.of_tenant(caller.tenant, limit, offset)

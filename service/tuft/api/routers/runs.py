@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Query
 
 from tuft.api.access import run_of
-from tuft.api.deps import Authenticated, Injected
+from tuft.api.deps import Authenticated, Injected, Offset
 from tuft.api.routers.checkpoints import to_json
 from tuft.api.services import Services
 from tuft.contracts.records import CheckpointKind, CheckpointRecord, RunRecord
@@ -25,7 +25,7 @@ def list_runs(
     services: Injected,
     caller: Authenticated,
     limit: Annotated[int, Query(ge=1, le=1000)] = 20,
-    offset: Annotated[int, Query(ge=0)] = 0,
+    offset: Offset = 0,
     access_scope: Scope = "owned",  # noqa: ARG001 - both mean the same here
     project_id: str | None = None,
 ) -> dict[str, Any]:

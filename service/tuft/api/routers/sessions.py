@@ -10,7 +10,7 @@ from fastapi import APIRouter, Query, Response
 
 from tuft.api import schemas
 from tuft.api.access import session_of
-from tuft.api.deps import Authenticated, Injected, JsonBody
+from tuft.api.deps import Authenticated, Injected, JsonBody, Offset
 from tuft.contracts.records import SessionRecord
 
 router = APIRouter()
@@ -60,7 +60,7 @@ def list_sessions(
     services: Injected,
     caller: Authenticated,
     limit: Annotated[int, Query(ge=1, le=1000)] = 20,
-    offset: Annotated[int, Query(ge=0)] = 0,
+    offset: Offset = 0,
 ) -> dict[str, Any]:
     return {"sessions": services.store.sessions.list(caller.tenant, limit, offset)}
 
