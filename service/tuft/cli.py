@@ -15,9 +15,10 @@ from types import FrameType
 from tuft import __version__
 from tuft.config import ServiceConfig, load_config
 from tuft.demo_model import demo_model
+from tuft.environment import EX_CONFIG
 from tuft.errors import ConfigError, TuftError
 
-EX_CONFIG = 78
+
 LOCAL_KEY = "tml-local-dev-key"
 
 

@@ -16,20 +16,16 @@ import sys
 import threading
 from pathlib import Path
 
-from pydantic import ValidationError
-
 from tuft.checkpoints import Checkpoints
-from tuft.config import ModelConfig, ServiceConfig, describe
+from tuft.config import ModelConfig, ServiceConfig
+from tuft.environment import EX_CONFIG, base_model, required, service_config
 from tuft.errors import ConfigError, TuftError
 from tuft.objects import open_object_store
 from tuft.sampling.background import Background
 from tuft.sampling.engine import Engine
-from tuft.sampling.heartbeat import Heartbeat
 from tuft.sampling.policies import Policies
 from tuft.sampling.worker import Worker
-from tuft.store import Store, connect
-
-_EX_CONFIG = 78
+from tuft.store import Heartbeat, Store, connect
 
 log = logging.getLogger("tuft.sampling")
 
@@ -43,20 +39,19 @@ def main() -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     try:
-        config = _config()
-        model = _model(config)
-        _run(config, model, stop)
+        config = service_config()
+        _run(config, *base_model(config), stop)
     except ConfigError as error:
         print(f"tuft.sampling: {error.message}", file=sys.stderr)
-        return _EX_CONFIG
+        return EX_CONFIG
     return 0
 
 
-def _run(config: ServiceConfig, model: ModelConfig, stop: threading.Event) -> None:
-    store = Store(connect(_env("TUFT_STORE_URL")))
+def _run(config: ServiceConfig, model: ModelConfig, folder: Path, stop: threading.Event) -> None:
+    store = Store(connect(required("TUFT_STORE_URL")))
     name = os.environ.get("TUFT_WORKER_ID") or f"sampler:{model.model_name}@{socket.gethostname()}"
-    heartbeat = Heartbeat(store, name, model.model_name)
-    engine = _engine(config, model)
+    heartbeat = Heartbeat(store, name, "sampler", model.model_name)
+    engine = _engine(config, model, folder)
     if stop.is_set():
         return
     objects = open_object_store(config.object_store)
@@ -79,7 +74,7 @@ def _run(config: ServiceConfig, model: ModelConfig, stop: threading.Event) -> No
     worker.run(stop)
 
 
-def _engine(config: ServiceConfig, model_config: ModelConfig) -> Engine:
+def _engine(config: ServiceConfig, model_config: ModelConfig, folder: Path) -> Engine:
     """The configured engine; so far there is one kind."""
     import torch
 
@@ -88,12 +83,6 @@ def _engine(config: ServiceConfig, model_config: ModelConfig) -> Engine:
     from tuft.sampling.memory import cells_that_fit
     from tuft.sampling.transformers_engine import TransformersEngine
 
-    folder = model_config.resolved_folder
-    if folder is None:
-        raise ConfigError(
-            f"resolved_folder of {model_config.model_name!r} is not set; "
-            "`tuft` sets it when it starts this process"
-        )
     if config.sampler.threads is not None:
         torch.set_num_threads(config.sampler.threads)
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -105,32 +94,6 @@ def _engine(config: ServiceConfig, model_config: ModelConfig) -> Engine:
         max_sequences=config.sampler.max_running_sequences,
         max_cells=config.sampler.cache_tokens or cells_that_fit(model),
     )
-
-
-def _config() -> ServiceConfig:
-    path = Path(_env("TUFT_CONFIG"))
-    try:
-        return ServiceConfig.model_validate_json(path.read_bytes())
-    except OSError as error:
-        raise ConfigError(f"can't read TUFT_CONFIG {path}: {error.strerror}") from error
-    except ValidationError as error:
-        raise ConfigError(f"TUFT_CONFIG {path} is not valid:\n{describe(error)}") from error
-
-
-def _model(config: ServiceConfig) -> ModelConfig:
-    name = _env("TUFT_MODEL")
-    try:
-        return config.model(name)
-    except KeyError as error:
-        known = ", ".join(model.model_name for model in config.supported_models)
-        raise ConfigError(f"TUFT_MODEL {name!r} is not configured; there is: {known}") from error
-
-
-def _env(name: str) -> str:
-    value = os.environ.get(name)
-    if not value:
-        raise ConfigError(f"the environment variable {name} is not set; `tuft` sets it")
-    return value
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ import logging
 import queue
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
@@ -72,7 +73,7 @@ class Background:
             self._ended.put(job)
 
 
-class _Job:
+class _Job(ABC):
     """What the queue needs of a task, whatever its type."""
 
     error: Exception | None = None
@@ -82,11 +83,13 @@ class _Job:
         delay, self._delay = self._delay, min(2 * self._delay, _BACKOFF_MAX_S)
         return delay
 
+    @abstractmethod
     def run(self) -> None:
-        raise NotImplementedError
+        """Do it, in a thread of the pool."""
 
+    @abstractmethod
     def tell(self) -> None:
-        raise NotImplementedError
+        """Tell its end, on the caller's thread."""
 
 
 class _Task(_Job, Generic[T]):

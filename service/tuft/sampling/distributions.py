@@ -29,6 +29,7 @@ EMPTY_LOGPROB = -99999.0
 # Nuclei are small: only rows whose mass is not within the first candidates sort the vocabulary.
 _CANDIDATES = 256
 _BLOCK = 512
+_FLOAT32 = torch.finfo(torch.float32)
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,9 @@ def log_distribution(logits: Tensor, params: Sequence[SamplingParams]) -> Tensor
     temperatures = [each.temperature or 1.0 for each in params]
     if any(value != 1.0 for value in temperatures):
         scores = scores - scores.amax(-1, keepdim=True)
-        scores = scores / torch.tensor(temperatures, device=scores.device)[:, None]
+        # A float64 from the request may be 0 or infinite in float32: 0/0 and inf/inf are NaN.
+        divisors = torch.tensor(temperatures, dtype=torch.float64, device=scores.device)
+        scores = scores / divisors.clamp(_FLOAT32.tiny, _FLOAT32.max).float()[:, None]
     vocab = scores.shape[-1]
     cut = [
         row

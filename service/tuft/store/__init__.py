@@ -2,6 +2,7 @@
 
 from tuft.store.connection import connect
 from tuft.store.embedded import EmbeddedStore
+from tuft.store.heartbeat import Heartbeat
 from tuft.store.journal import Refused
 from tuft.store.store import Store
 from tuft.store.values import (
@@ -20,6 +21,7 @@ __all__ = [
     "ClaimedSample",
     "Effect",
     "EmbeddedStore",
+    "Heartbeat",
     "Lease",
     "Outcome",
     "Refused",

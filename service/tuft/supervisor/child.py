@@ -15,8 +15,6 @@ from tuft.lifeline import lifeline
 
 logger = logging.getLogger(__name__)
 
-# sysexits.h: the child says that its configuration is wrong; starting it again can't help.
-EX_CONFIG = 78
 _BACKOFF_FIRST_S = 0.5
 _BACKOFF_MAX_S = 15.0
 # A child that ran this long is healthy: its next death starts with the first backoff again.

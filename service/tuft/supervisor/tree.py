@@ -17,10 +17,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tuft.config import ModelConfig, ServiceConfig
+from tuft.environment import EX_CONFIG
 from tuft.errors import ConfigError, TuftError, Unavailable
 from tuft.objects import open_object_store
 from tuft.store import EmbeddedStore, Store, connect
-from tuft.supervisor.child import EX_CONFIG, ChildGroup
+from tuft.supervisor.child import ChildGroup
 
 logger = logging.getLogger(__name__)
 

@@ -8,14 +8,10 @@ whatever it was doing is done again from the journal.
 from __future__ import annotations
 
 import logging
-import os
 import signal
 import sys
-from pathlib import Path
 
-from pydantic import ValidationError
-
-from tuft.config import ServiceConfig, describe
+from tuft.environment import EX_CONFIG, base_model, required, service_config
 from tuft.errors import ConfigError, LeaseLost
 from tuft.training.group import GroupBroken
 from tuft.training.worker import run_worker
@@ -24,7 +20,6 @@ log = logging.getLogger(__name__)
 
 _EX_GROUP_BROKEN = 70
 _EX_LEASE_LOST = 75
-_EX_CONFIG = 78
 
 
 def main() -> int:
@@ -34,10 +29,11 @@ def main() -> int:
     )
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     try:
-        run_worker(_config(), _env("TUFT_STORE_URL"), _env("TUFT_MODEL"))
+        config = service_config()
+        run_worker(config, *base_model(config), required("TUFT_STORE_URL"))
     except ConfigError as error:
         sys.stderr.write(f"tuft.training: {error.message}\n")
-        return _EX_CONFIG
+        return EX_CONFIG
     except LeaseLost as error:
         log.warning("%s", error.message)
         return _EX_LEASE_LOST
@@ -45,23 +41,6 @@ def main() -> int:
         log.error("%s", error)  # noqa: TRY400  # the rank that ended first has the traceback
         return _EX_GROUP_BROKEN
     return 0
-
-
-def _config() -> ServiceConfig:
-    path = Path(_env("TUFT_CONFIG"))
-    try:
-        return ServiceConfig.model_validate_json(path.read_bytes())
-    except OSError as error:
-        raise ConfigError(f"can't read TUFT_CONFIG {path}: {error.strerror}") from error
-    except ValidationError as error:
-        raise ConfigError(f"TUFT_CONFIG {path} is not valid:\n{describe(error)}") from error
-
-
-def _env(name: str) -> str:
-    value = os.environ.get(name)
-    if not value:
-        raise ConfigError(f"the environment variable {name} is not set; `tuft` sets it")
-    return value
 
 
 if __name__ == "__main__":

@@ -6,7 +6,8 @@ import logging
 import threading
 
 from tuft.errors import Unavailable
-from tuft.store import Store, WorkerState
+from tuft.store.store import Store
+from tuft.store.values import WorkerState
 
 log = logging.getLogger(__name__)
 
@@ -14,18 +15,23 @@ _EVERY_S = 5.0
 
 
 class Heartbeat:
-    """A daemon thread that reports the worker's state every few seconds, and at each change."""
+    """A daemon thread that reports the worker's state every few seconds, and at each change.
 
-    def __init__(self, store: Store, worker_id: str, base_model: str) -> None:
+    `worker_id` is the same after a restart: a worker that loads again replaces the "ready" of
+    its life before.
+    """
+
+    def __init__(self, store: Store, worker_id: str, role: str, base_model: str) -> None:
         self._store = store
         self._worker_id = worker_id
+        self._role = role
         self._base_model = base_model
         self._state: WorkerState = "loading"
         self._changed = threading.Event()
         threading.Thread(target=self._run, name="heartbeat", daemon=True).start()
 
     def ready(self) -> None:
-        """From now on the worker samples."""
+        """From now on the worker does its work."""
         self._state = "ready"
         self._changed.set()
 
@@ -34,7 +40,7 @@ class Heartbeat:
             self._changed.clear()
             try:
                 self._store.workers.report(
-                    self._worker_id, "sampler", self._base_model, self._state
+                    self._worker_id, self._role, self._base_model, self._state
                 )
             except Unavailable as error:
                 log.warning("no heartbeat: %s", error.message)
