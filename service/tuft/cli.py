@@ -18,7 +18,6 @@ from tuft.demo_model import demo_model
 from tuft.environment import EX_CONFIG
 from tuft.errors import ConfigError, TuftError
 
-
 LOCAL_KEY = "tml-local-dev-key"
 
 
