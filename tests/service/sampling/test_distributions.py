@@ -57,6 +57,20 @@ def test_frequencies_match_the_distribution(values: dict[str, float]) -> None:
     assert statistic < bound
 
 
+@pytest.mark.parametrize("temperature", [5e-324, 1e-46, 1e-40, 1e-30, 1e30, 1e300])
+def test_temperatures_that_float32_can_not_hold(temperature: float) -> None:
+    logits = torch.randn(1, VOCAB, generator=torch.Generator().manual_seed(3))
+    logits[0, 5] = -torch.inf
+    drawn = draw(logits, [params(temperature=temperature)], [0.999])
+    assert not drawn.distribution.isnan().any()
+    assert drawn.distribution[0, 5] == -torch.inf
+    if temperature < 1:
+        assert drawn.tokens.tolist() == logits.argmax(-1).tolist()
+        assert drawn.logprobs.tolist() == [0.0]
+    else:
+        assert drawn.logprobs.item() == pytest.approx(-math.log(VOCAB - 1), abs=1e-4)
+
+
 def test_drawn_logprobs_are_of_the_drawn_tokens() -> None:
     logits = torch.randn(5, VOCAB, generator=torch.Generator().manual_seed(3)) * 4
     each = [params(), params(temperature=0), params(top_k=3), params(top_p=0.4), params()]
