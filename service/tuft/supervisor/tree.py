@@ -80,8 +80,8 @@ class Supervisor:
 
     @property
     def base_url(self) -> str:
-        """Where clients reach the service."""
-        return f"http://{self._host}:{self._port}"
+        """Where clients on this machine reach the service."""
+        return url_of(self._host, self._port)
 
     def start(self) -> None:
         """Start everything and return once the service is healthy.
@@ -238,6 +238,12 @@ def prepare(model: ModelConfig) -> Path:
         tail = "\n".join(done.stderr.strip().splitlines()[-5:])
         raise StartFailed(f"can't prepare the model {model.model_path!r}:\n{tail}")
     return Path(done.stdout.strip().splitlines()[-1])
+
+
+def url_of(host: str, port: int) -> str:
+    """The URL of what listens on `host`; all addresses (0.0.0.0, ::) include the loopback one."""
+    reached = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 (none is bound)
+    return f"http://[{reached}]:{port}" if ":" in reached else f"http://{reached}:{port}"
 
 
 def free_port() -> int:
