@@ -16,7 +16,7 @@ from tuft.lifeline import lifeline
 logger = logging.getLogger(__name__)
 
 _BACKOFF_FIRST_S = 0.5
-_BACKOFF_MAX_S = 15.0
+_BACKOFF_MAX_S = 5.0
 # A child that ran this long is healthy: its next death starts with the first backoff again.
 _HEALTHY_AFTER_S = 60.0
 
