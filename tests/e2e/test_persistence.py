@@ -72,6 +72,27 @@ def test_file_redis_survives_a_kill_of_everything(tmp_path: Path, tiny_model_fol
         loss_of(training)
 
 
+def test_a_store_that_can_not_start_is_waited_for(tmp_path: Path, tiny_model_folder: Path) -> None:
+    """Its folder is away for a while: the service stays, and goes on when it is back."""
+    state, away = tmp_path / "state", tmp_path / "away"
+    config = write_config(
+        tmp_path, tiny_model_folder, persistence={"mode": "file_redis", "file_path": str(state)}
+    )
+    with running(tmp_path, config) as service:
+        client = tinker.ServiceClient(base_url=service.url, api_key=KEY)
+        training = client.create_lora_training_client(base_model="tiny", rank=4).result(TIMEOUT)
+        train(training, steps=1)
+        children = psutil.Process(service.process.pid).children()
+        [server] = [child for child in children if "valkey" in child.name()]
+        state.rename(away)
+        state.write_text("not a folder")
+        server.kill()
+        wait_until(lambda: "can't start, trying again" in "".join(service.output), 20)
+        state.unlink()
+        away.rename(state)
+        train(training, steps=1)
+
+
 def test_disabled_keeps_checkpoints_over_a_restart(tmp_path: Path, tiny_model_folder: Path) -> None:
     config = write_config(tmp_path, tiny_model_folder)
     with running(tmp_path, config) as service:

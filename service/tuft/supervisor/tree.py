@@ -88,8 +88,9 @@ class Supervisor:
 
         Raises:
             StartFailed: a child can't start.
+            ConfigError: a folder can't be made, or the embedded store can't work there.
         """
-        self._log_dir.mkdir(parents=True, exist_ok=True)
+        make_folder("--log-dir", self._log_dir)
         self._store_url = self._store.start()
         self._check_servers()
         config_file = self._write_config(self._prepare_models())
@@ -140,7 +141,7 @@ class Supervisor:
     def _write_config(self, config: ServiceConfig) -> Path:
         store = config.object_store
         if store.kind == "local" and store.path is None:
-            self._checkpoint_dir.mkdir(parents=True, exist_ok=True)
+            make_folder("--checkpoint-dir", self._checkpoint_dir)
             path = self._checkpoint_dir.resolve()
             config = config.model_copy(
                 update={"object_store": store.model_copy(update={"path": path})}
@@ -221,7 +222,11 @@ class Supervisor:
         else:
             logger.warning("the embedded store ended; starting it again from its file")
         # Same socket: api and workers reconnect by themselves.
-        self._store.start()
+        try:
+            self._store.start()
+        except TuftError as error:
+            # A full disk, say: everything else waits for the store, and so do we.
+            logger.error("the embedded store can't start, trying again: %s", error.message)  # noqa: TRY400
 
 
 def prepare(model: ModelConfig) -> Path:
@@ -244,6 +249,14 @@ def url_of(host: str, port: int) -> str:
     """The URL of what listens on `host`; all addresses (0.0.0.0, ::) include the loopback one."""
     reached = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 (none is bound)
     return f"http://[{reached}]:{port}" if ":" in reached else f"http://{reached}:{port}"
+
+
+def make_folder(option: str, folder: Path) -> None:
+    """Make a folder that the user named. Raises ConfigError where that can't be."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"{option} {folder} can't be used: {error.strerror}") from error
 
 
 def free_port() -> int:
