@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,9 @@ from tuft.config import ModelConfig
 from tuft.contracts.records import ModelInfo
 from tuft.errors import ConfigError
 from tuft.modeling.lora import target_modules
+from tuft.modeling.sharing import shared_bytes, shared_folder
+
+log = logging.getLogger(__name__)
 
 # Any: transformers is typed in part only, and mypy does not follow it.
 PreTrainedModel = Any
@@ -20,6 +24,8 @@ PreTrainedModel = Any
 
 def load_base(folder: Path, dtype: str, device: torch.device | str) -> PreTrainedModel:
     """Load the model in `folder`, in eval mode, with no parameter that asks for a gradient.
+
+    On CPU its weights are shared, read-only in effect, with other processes that load it.
 
     Args:
         folder: what `prepare_model` gave.
@@ -34,14 +40,18 @@ def load_base(folder: Path, dtype: str, device: torch.device | str) -> PreTraine
 
     transformers_logging.disable_progress_bar()
     device = torch.device(device)
+    wanted = resolve_dtype(dtype, device)
     try:
         model = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=resolve_dtype(dtype, device), local_files_only=True
+            shared_folder(folder, wanted, device), dtype=wanted, local_files_only=True
         )
     except (OSError, ValueError, KeyError) as error:
         raise ConfigError(f"can't load the model in {folder}: {error}") from error
     model.requires_grad_(False)
     model.eval()
+    if device.type == "cpu":
+        own, all_of_it = shared_bytes(model), sum(p.nbytes for p in model.parameters())
+        log.info("%s: %d of %d MB of weights are mapped", folder.name, own >> 20, all_of_it >> 20)
     return model.to(device)
 
 
