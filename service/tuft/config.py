@@ -6,6 +6,7 @@ is read and checked in one place only.
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -13,8 +14,11 @@ from typing import Any, Literal, Self
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from tuft.deepspeed_config import DeepSpeedPlan, read_plan
 from tuft.errors import ConfigError
 from tuft.persistence import PersistenceConfig, UserPath
+
+VLLM_LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 
 
 class Section(BaseModel):
@@ -34,18 +38,12 @@ class ModelConfig(Section):
     model_path: str = Field(min_length=1)
     max_model_len: int | None = Field(default=None, ge=8)
     tensor_parallel_size: int = Field(default=1, ge=1)
+    """GPUs that a sampler spreads the model over; more than 1 needs sampler.engine vllm."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """auto: float32 on CPU, bfloat16 on GPU. Adapters are float32 either way."""
     lora_alpha: float = Field(default=32.0, gt=0)
     resolved_folder: Path | None = None
     """Set by the supervisor: the folder that the model was prepared into."""
-
-    @field_validator("tensor_parallel_size")
-    @classmethod
-    def _one_only(cls, value: int) -> int:
-        if value != 1:
-            raise ValueError("the transformers sampler serves tensor_parallel_size 1 only")
-        return value
 
     @field_validator("model_path")
     @classmethod
@@ -116,16 +114,70 @@ class TrainerConfig(Section):
     """A snapshot is taken at the first optim_step after this many tokens were trained."""
     threads: int | None = Field(default=None, ge=1)
     """CPU threads of each rank; None shares the machine's cores between trainer ranks."""
+    deepspeed: dict[str, Any] = {}
+    """DeepSpeed's own configuration: the mapping, or the path of a JSON file, read at once."""
+
+    @field_validator("deepspeed", mode="before")
+    @classmethod
+    def _from_file(cls, value: object) -> object:
+        if not isinstance(value, str | Path):
+            return value
+        path = Path(value).expanduser()
+        try:
+            return json.loads(path.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise ValueError(f"can't read {path}: {error.strerror}") from error
+        except ValueError as error:
+            raise ValueError(f"{path} is not JSON: {error}") from error
+
+    @field_validator("deepspeed")
+    @classmethod
+    def _is_served(cls, value: dict[str, Any]) -> dict[str, Any]:
+        read_plan(value)
+        return value
+
+    @property
+    def deepspeed_plan(self) -> DeepSpeedPlan:
+        """What `deepspeed` means."""
+        return read_plan(self.deepspeed)
+
+
+class VllmConfig(Section):
+    """What only `sampler.engine: vllm` looks at."""
+
+    gpu_memory_utilization: float = Field(default=0.5, gt=0, le=1)
+    """Share of each GPU that vLLM may fill: weights, LoRA slots, keys and values."""
+    kv_cache_gb: float | None = Field(default=None, gt=0)
+    """GiB for keys and values; None: what is left of gpu_memory_utilization, on CPU a quarter
+    of the free memory."""
+    max_loras: int = Field(default=8, ge=1)
+    """Policies in one batch; each takes memory for the largest rank, whatever its own."""
+    max_lora_rank: int | None = None
+    """Largest rank that is served; None: the smallest vLLM has that takes trainer.max_lora_rank."""
+    enforce_eager: bool = False
+    """No compilation: starts faster, decodes slower."""
+
+    @field_validator("max_lora_rank")
+    @classmethod
+    def _is_one_of_vllms(cls, value: int | None) -> int | None:
+        if value is not None and value not in VLLM_LORA_RANKS:
+            raise ValueError(f"vLLM has {', '.join(map(str, VLLM_LORA_RANKS))}; not {value}")
+        return value
 
 
 class SamplerConfig(Section):
-    engine: Literal["transformers"] = "transformers"
+    engine: Literal["transformers", "vllm"] = "transformers"
+    replicas: int = Field(default=1, ge=1)
+    """Sampler processes per base model; requests go to whichever has room."""
+    gpus: list[str] | None = None
+    """CUDA_VISIBLE_DEVICES of each replica, models one after the other; None: all GPUs to all."""
     max_running_sequences: int = Field(default=64, ge=1)
     """Sequences decoded together in one continuous batch."""
     cache_tokens: int | None = Field(default=None, ge=1)
     """Tokens whose keys and values are kept; None: what fits a quarter of the free memory."""
     max_resident_adapters: int = Field(default=16, ge=1)
     threads: int | None = Field(default=None, ge=1)
+    vllm: VllmConfig = VllmConfig()
 
 
 class LimitsConfig(Section):
@@ -170,6 +222,35 @@ class ServiceConfig(Section):
                 shown = [name[:8] + "…" for name in twice] if "key" in what else twice
                 raise ValueError(f"{what} given twice: {', '.join(shown)}")
         return self
+
+    @model_validator(mode="after")
+    def _sampler_fits(self) -> Self:
+        vllm = self.sampler.engine == "vllm"
+        for model in self.supported_models:
+            if model.tensor_parallel_size > 1 and not vllm:
+                raise ValueError(
+                    f"tensor_parallel_size {model.tensor_parallel_size} of {model.model_name!r} "
+                    "needs sampler.engine vllm; the transformers sampler serves 1 only"
+                )
+        if vllm and self.vllm_lora_rank is None:
+            raise ValueError(
+                f"trainer.max_lora_rank {self.trainer.max_lora_rank} is more than vLLM serves: "
+                f"{VLLM_LORA_RANKS[-1]}; lower it, or set sampler.vllm.max_lora_rank"
+            )
+        samplers = len(self.supported_models) * self.sampler.replicas
+        if self.sampler.gpus is not None and len(self.sampler.gpus) != samplers:
+            raise ValueError(
+                f"sampler.gpus has {len(self.sampler.gpus)} entries; there are {samplers} sampler "
+                "processes (models times replicas)"
+            )
+        return self
+
+    @property
+    def vllm_lora_rank(self) -> int | None:
+        """The largest rank that vLLM is to serve; None where it can't serve what is trained."""
+        wanted = self.trainer.max_lora_rank
+        fitting = (rank for rank in VLLM_LORA_RANKS if rank >= wanted)
+        return self.sampler.vllm.max_lora_rank or next(fitting, None)
 
     def model(self, name: str) -> ModelConfig:
         """The entry of a base model; KeyError where there is none."""
