@@ -15,7 +15,6 @@ from torch import Tensor
 
 from tuft.contracts.operations import SampleOperation
 from tuft.contracts.records import ModelInfo
-from tuft.errors import InvalidRequest
 from tuft.modeling.adapters import adapter_from_files
 from tuft.modeling.loading import PreTrainedModel
 from tuft.modeling.lora import Adapter
@@ -27,6 +26,7 @@ from tuft.sampling.recent_prompts import RecentPrompts
 from tuft.sampling.requests import Request, Sample
 from tuft.sampling.runner import Chunk, DecodeRow, Reading, Runner
 from tuft.sampling.stops import Detokenizer, StopCondition
+from tuft.sampling.validation import check_request, diverged
 
 # At least this part of a prefill batch must be real tokens.
 _PREFILL_FILL = 0.75
@@ -91,7 +91,7 @@ class TransformersEngine:
         self._recent.drop_policy(policy)
 
     def submit(self, request: SampleOperation) -> None:
-        self._validate(request)
+        check_request(request, self._info, self._detokenizer)
         prompt = request.prompt
         scores = None
         if request.prompt_logprobs or request.topk_prompt_logprobs > 0:
@@ -114,25 +114,6 @@ class TransformersEngine:
         done += self._start_samples()
         done += self._decode()
         return done
-
-    def _validate(self, request: SampleOperation) -> None:
-        prompt, vocab, limit = request.prompt, self._info.vocab_size, self._info.max_model_len
-        if not prompt:
-            raise InvalidRequest("the prompt is empty; it needs at least one token")
-        if len(prompt) > limit:
-            raise InvalidRequest(
-                f"the prompt has {len(prompt)} tokens; {request.base_model} takes at most {limit}"
-            )
-        if min(prompt) < 0 or max(prompt) >= vocab:
-            raise InvalidRequest(
-                f"the prompt has token {max(prompt) if max(prompt) >= vocab else min(prompt)}; "
-                f"tokens of {request.base_model} are 0 to {vocab - 1}"
-            )
-        if request.params.stop_strings and self._detokenizer is None:
-            raise InvalidRequest(
-                f"{request.base_model} has no tokenizer here, so stop strings can't be matched; "
-                "give stop tokens"
-            )
 
     # Reading prompts
 
@@ -364,11 +345,4 @@ def _finite(logits: Tensor) -> list[bool]:
 
 
 def _not_finite(request: Request) -> Finished:
-    policy = request.operation.policy
-    who = request.operation.base_model if policy is None else f"the policy {policy}"
-    return Finished(
-        request.operation.request_id,
-        InvalidRequest(
-            f"{who} gives NaN or infinite logits for this prompt: its weights have diverged"
-        ),
-    )
+    return Finished(request.operation.request_id, diverged(request.operation))
