@@ -4,12 +4,13 @@
 #   make demo                        train a real model with the demo pipeline; results in demo-output/
 #   make test | test-all             the tests | those marked slow as well
 #   make check                       ruff, mypy --strict, import layers, size budgets
-#   make bench                       the service beside plain PyTorch and transformers
+#   make bench                       the service beside plain PyTorch and transformers (docs/performance.md)
 #   make clean                       remove .venv and what the targets wrote
 #
 # Variables: PYTHON      the Python (3.11 or newer) that .venv is made with
 #            TORCH_ARGS  more arguments for the installation of torch (see `torch-hint` below)
 #            DEMO_ARGS   more arguments for `tuft-pipelines demo`
+#            BENCH       names of some benchmarks, such as "packing fairness", instead of all
 
 ifndef PYTHON
 PYTHON := $(shell for name in python3.11 python3.12 python3.13 python3; do \
@@ -17,6 +18,7 @@ PYTHON := $(shell for name in python3.11 python3.12 python3.13 python3; do \
 endif
 TORCH_ARGS ?=
 DEMO_ARGS ?=
+BENCH ?=
 
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
@@ -72,7 +74,7 @@ check: $(STAMP)
 	@$(BIN)/python tests/tools/budgets.py
 
 bench: $(STAMP)
-	@for bench in $(basename $(notdir $(wildcard tests/bench/bench_*.py))); do $(BIN)/python -m tests.bench.$$bench || exit 1; done
+	@$(BIN)/python -m tests.bench $(BENCH)
 
 help:
 	@sed -n 's/^#   *\(make .*\)/\1/p' Makefile
