@@ -9,10 +9,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import settings
 
 if TYPE_CHECKING:
     from tests.helpers.s3_server import S3Server
     from tuft.objects import ObjectStore
+
+# Time says nothing on a busy machine, and the same examples are tried every time.
+settings.register_profile("tuft", deadline=None, derandomize=True, database=None)
+settings.load_profile("tuft")
 
 
 @pytest.fixture(scope="session")

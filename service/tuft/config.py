@@ -108,8 +108,8 @@ class TrainerConfig(Section):
     """Training runs kept in memory; older idle ones are snapshotted and come back by themselves."""
     max_training_runs: int = Field(default=10_000, ge=1)
     """Live training runs a tenant may have."""
-    micro_batch_tokens: int = Field(default=1024, ge=1)
-    """Tokens (padding included) in one forward and backward pass."""
+    micro_batch_tokens: int | None = Field(default=None, ge=1)
+    """Tokens in one forward and backward pass of a rank; None: by the size of the model."""
     snapshot_every_tokens: int = Field(default=20_000, ge=1)
     """A snapshot is taken at the first optim_step after this many tokens were trained."""
     threads: int | None = Field(default=None, ge=1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 
 from tuft.contracts.operations import FutureRecord, Operation
 from tuft.contracts.records import RunRecord, SnapshotRecord
@@ -76,6 +77,16 @@ class Runs:
         if found is None:
             raise _no_run(run_id)
         return RunRecord.model_validate_json(blob(found))
+
+    def tenants(self, run_ids: Sequence[str]) -> dict[str, str]:
+        """The owners of runs; those that do not exist are left out."""
+        gets = [["HGET", keys.run(run_id), "record"] for run_id in run_ids]
+        found = zip(run_ids, self._connection.read(*gets), strict=True)
+        return {
+            run_id: RunRecord.model_validate_json(blob(record)).tenant
+            for run_id, record in found
+            if record is not None
+        }
 
     def status(self, run_id: str) -> RunStatus:
         """Raises: NotFound."""

@@ -16,6 +16,7 @@ import torch
 import torch.distributed as dist
 
 from tuft.errors import TuftError
+from tuft.training.budget import automatic_budget
 from tuft.training.commands import Command
 from tuft.training.replica import Replica
 
@@ -100,6 +101,11 @@ class RankGroup:
     @property
     def size(self) -> int:
         return self._place.world_size
+
+    @property
+    def automatic_budget(self) -> int:
+        """Tokens of a micro-batch of one rank."""
+        return automatic_budget(self._replica.num_parameters, self._place.device.type)
 
     def call(self, command: Command) -> list[object]:
         """Have every rank do `command`; their results in order of rank. Only on rank 0.

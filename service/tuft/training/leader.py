@@ -26,17 +26,24 @@ from tuft.contracts.records import Disposable
 from tuft.errors import LeaseLost, NotFound, StaleWriter, TuftError, Unavailable
 from tuft.objects import ObjectStore
 from tuft.store import Effect, Lease, Outcome, Store
+from tuft.training.computing import Answers, Computing, InDoubt
 from tuft.training.group import RankFailure, RankGroup
 from tuft.training.operations import Done, Operations
 from tuft.training.residents import Residents
 from tuft.training.runs import RunState, changes_state, note_failure, note_tombstone
-from tuft.training.scheduler import Scheduler, Task
+from tuft.training.scheduler import Piece, Scheduler, Task
 from tuft.training.waiting import until_available
 
 log = logging.getLogger(__name__)
 
 _LONGEST_WAIT_S = 1.0
 _LEASE_CHECK_S = 5.0
+# Small pieces (optim_step, save, recording results) between two micro-batches.
+_PIECES_S = 0.2
+# Where runs wait for a slot, a run goes after so many micro-batches of its own, or after so many
+# times as many operations without tokens.
+_QUANTUM = 4
+_OPERATIONS_A_MICRO_BATCH = 8
 # Operations that a journal may hold behind the last snapshot, whatever their cost.
 _LONGEST_JOURNAL = 1000
 _SERVER_ERRORS = frozenset({"config", "internal", "storage_full"})
@@ -72,7 +79,15 @@ class Leader:
         self._config = config
         self._model_name = model_name
         self._lease = lease
-        self._scheduler = Scheduler(self._serve, config.trainer.max_resident_adapters)
+        slots = config.trainer.max_resident_adapters
+        budget = config.trainer.micro_batch_tokens or group.automatic_budget
+        self._scheduler = Scheduler(
+            start=self._serve,
+            computing=Computing(group, budget),
+            slots=slots,
+            quantum=_QUANTUM * budget,
+        )
+        self._cost_of_an_operation = max(1, budget // _OPERATIONS_A_MICRO_BATCH)
         self._operations = Operations(group, store, objects, config)
         self._residents = Residents(
             group=group,
@@ -80,10 +95,12 @@ class Leader:
             objects=objects,
             operations=self._operations,
             lease=lease,
-            limit=config.trainer.max_resident_adapters,
+            limit=slots,
             is_busy=self._scheduler.is_active,
         )
         self._gaps: dict[str, float] = {}
+        self._tenants: dict[str, str] = {}
+        self._unknown: set[str] = set()
         self._last_event = "0-0"
         self._next_lease_check = 0.0
 
@@ -94,9 +111,16 @@ class Leader:
             self.turn()
 
     def turn(self) -> None:
-        """Do the next piece of work, or wait for some for up to a second. Raises: LeaseLost."""
-        self._listen()
-        self._scheduler.turn()
+        """Small pieces of work that are ready, then one micro-batch; or wait up to a second.
+
+        What arrives while a micro-batch is computed is seen before the next. Raises: LeaseLost.
+        """
+        self._listen(self._wait_s())
+        # Whoever steps or saves must not keep rows waiting for longer than rows keep them.
+        until = time.monotonic() + _PIECES_S
+        while self._scheduler.pieces() and time.monotonic() < until:
+            self._listen(0.0)
+        self._scheduler.micro_batch()
         self._check_lease()
 
     def look_everywhere(self) -> None:
@@ -104,31 +128,39 @@ class Leader:
         while True:
             try:
                 self._last_event = self._store.events.latest(f"work:{self._model_name}")
-                run_ids = self._store.runs.live_run_ids(self._model_name)
-                break
+                self._unknown |= set(self._store.runs.live_run_ids(self._model_name))
+                return
             except Unavailable as error:
                 log.warning("the store is away: %s", error.message)
                 time.sleep(_LONGEST_WAIT_S)
-        for run_id in run_ids:
-            self._scheduler.wake(run_id)
 
-    def _listen(self) -> None:
-        now = time.time()
+    def _wait_s(self) -> float:
         idle = self._scheduler.idle_s()
-        until_gap = [deadline - now for deadline in self._gaps.values()]
-        wait = max(0.0, min([_LONGEST_WAIT_S, *until_gap, *([] if idle is None else [idle])]))
+        until_gap = [deadline - time.time() for deadline in self._gaps.values()]
+        waits = [_LONGEST_WAIT_S, *until_gap, *([] if idle is None else [idle])]
+        return 0.0 if self._unknown else max(0.0, min(waits))
+
+    def _listen(self, wait_s: float) -> None:
+        """Take up the runs that there is news of, waiting for some where there is none."""
         try:
             self._last_event, run_ids = self._store.events.work(
-                self._model_name, self._last_event, round(wait * 1000)
+                self._model_name, self._last_event, round(wait_s * 1000)
             )
+            overdue = [run_id for run_id, deadline in self._gaps.items() if deadline <= time.time()]
+            self._unknown.update(run_ids, overdue)
+            self._wake()
         except Unavailable as error:
             log.warning("the store is away: %s", error.message)
-            time.sleep(max(wait, 0.1))
-            return
-        overdue = [run_id for run_id, deadline in self._gaps.items() if deadline <= time.time()]
-        for run_id in (*run_ids, *overdue):
+            time.sleep(max(wait_s, 0.1))
+
+    def _wake(self) -> None:
+        strangers = sorted(self._unknown - self._tenants.keys())
+        if strangers:
+            self._tenants.update(self._store.runs.tenants(strangers))
+        for run_id in sorted(self._unknown & self._tenants.keys()):
             self._gaps.pop(run_id, None)
-            self._scheduler.wake(run_id)
+            self._scheduler.wake(run_id, self._tenants[run_id])
+        self._unknown.clear()
 
     def _check_lease(self) -> None:
         if time.monotonic() < self._next_lease_check:
@@ -143,14 +175,35 @@ class Leader:
         """All that a run has to do now. A run with nothing to do is not brought into memory."""
         try:
             while (entry := (yield from self._next_entry(run_id))) is not None:
-                state = yield from self._residents.open(run_id)
-                if isinstance(entry, Tombstone):
-                    yield from self._pass_tombstone(state, entry)
-                else:
-                    yield from self._finish(state, entry)
+                state = yield from self._serve_entry(run_id, entry)
+                if state is not None and self._scheduler.gives_way(run_id, at_rest=state.at_rest):
+                    self._scheduler.wake(run_id, state.record.tenant)
+                    return
                 yield 0.0
         except NotFound as error:
             log.warning("training run %s is gone: %s", run_id, error.message)
+
+    def _serve_entry(
+        self, run_id: str, entry: Operation | Tombstone
+    ) -> Generator[Piece, Answers | None, RunState | None]:
+        """None where the entry has to be done once more."""
+        try:
+            state = yield from self._residents.open(run_id)
+            if isinstance(entry, Tombstone):
+                yield from self._pass_tombstone(state, entry)
+            else:
+                yield from self._finish(state, entry)
+        except InDoubt as error:
+            log.warning("%s is rebuilt, and goes on alone: %s", run_id, error)
+            self._residents.discard(run_id)
+            self._operations.alone.add(run_id)
+            return None
+        self._operations.alone.discard(run_id)
+        tokens = 0
+        if isinstance(entry, Operation) and isinstance(entry.body, ForwardBackward):
+            tokens = entry.body.tokens
+        self._scheduler.use(run_id, max(tokens, self._cost_of_an_operation))
+        return state
 
     def _next_entry(self, run_id: str) -> Generator[float, None, Operation | Tombstone | None]:
         journal = self._store.journal

@@ -33,7 +33,6 @@ from tuft.contracts.records import (
 from tuft.contracts.wire import (
     ForwardBackwardRequest,
     ForwardBackwardResult,
-    Row,
     decode_forward_backward,
     encode_forward_backward_output,
 )
@@ -41,10 +40,11 @@ from tuft.errors import InvalidRequest, NotFound
 from tuft.objects import ObjectStore
 from tuft.store import Effect, Store
 from tuft.training import commands
-from tuft.training.batching import plan_micro_batches
+from tuft.training.computing import Answers, Rows
 from tuft.training.group import RankGroup
 from tuft.training.replica import OPTIMIZER_FILE
 from tuft.training.runs import RunState
+from tuft.training.scheduler import Piece
 from tuft.training.waiting import until_available
 
 
@@ -57,7 +57,7 @@ class Done:
     effects: list[Effect] = field(default_factory=list)
 
 
-Doing = Generator[float, None, Done]
+Doing = Generator[Piece, Answers | None, Done]
 """An operation in pieces, as `tuft.training.scheduler.Task`."""
 
 
@@ -71,8 +71,9 @@ class Operations:
         self._store = store
         self._objects = objects
         self._checkpoints = Checkpoints(objects)
-        self._micro_batch_tokens = config.trainer.micro_batch_tokens
         self._policy_ttl_s = config.limits.policy_ttl_s
+        self.alone: set[str] = set()
+        """Runs whose rows are not computed together with those of others."""
 
     def do(self, state: RunState, op: Operation) -> Doing:
         """Do an operation, piece by piece; the journal is not touched.
@@ -81,6 +82,8 @@ class Operations:
             TuftError: it failed for a reason that the user should read. Weights and optimizer
                 are as before.
             RankFailure: it failed unforeseen; the run must be rebuilt if it changed the state.
+            InDoubt: it was computed together with other runs, and which of them failed is
+                unknown; the run must be rebuilt, and the operation done again, `alone`.
         """
         body = op.body
         if state.broken is not None and not isinstance(body, CreateModel | CreateFromCheckpoint):
@@ -118,48 +121,31 @@ class Operations:
 
     def _forward_backward(self, state: RunState, op: Operation, body: ForwardBackward) -> Doing:
         request = yield from self._request(op)
-        rows = request.rows
-        plan = plan_micro_batches([len(row.tokens) for row in rows], self._micro_batch_tokens)
-        results: list[commands.RowResult | None] = [None] * len(rows)
-        for start in range(0, len(plan), self._group.size):
-            turn = plan[start : start + self._group.size]
-            batches = [self._micro_batch(state, request, [rows[i] for i in b]) for b in turn]
-            idle = [None] * (self._group.size - len(turn))
-            if not body.forward_only:
-                state.accumulated = True
-            answers = self._group.call(commands.Compute([*batches, *idle]))
-            for indices, answer in zip(turn, answers, strict=False):
-                for index, result in zip(
-                    indices, cast("list[commands.RowResult]", answer), strict=True
-                ):
-                    _check_finite(index, result, body)
-                    results[index] = result
-            yield 0.0
-        whole = [result for result in results if result is not None]
+        if not body.forward_only:
+            state.accumulated = True
+        rows = Rows(
+            run_id=state.run_id,
+            tenant=state.record.tenant,
+            rows=request.rows,
+            loss_fn=request.loss_fn,
+            loss_config=request.loss_config,
+            backward=not body.forward_only,
+            alone=state.run_id in self.alone,
+        )
+        answers = (yield rows) if request.rows else []
+        assert answers is not None
+        results = _finite(answers, body)
         if not body.forward_only:
             state.tokens += request.num_tokens
         return Done(
             encode_forward_backward_output(
                 ForwardBackwardResult(
-                    logprobs=[result.logprobs for result in whole],
-                    metrics={"loss:sum": math.fsum(result.loss for result in whole)},
+                    logprobs=[result.logprobs for result in results],
+                    metrics={"loss:sum": math.fsum(result.loss for result in results)},
                 )
             ),
             "proto",
         )
-
-    def _micro_batch(
-        self, state: RunState, request: ForwardBackwardRequest, rows: list[Row]
-    ) -> commands.MicroBatch:
-        return [
-            commands.RowGroup(
-                run_id=state.run_id,
-                rows=rows,
-                loss_fn=request.loss_fn,
-                loss_config=request.loss_config,
-                backward=not request.forward_only,
-            )
-        ]
 
     def _request(self, op: Operation) -> Generator[float, None, ForwardBackwardRequest]:
         key = op.payload_object
@@ -286,14 +272,17 @@ def _json(effects: list[Effect] | None = None, **body: object) -> Done:
     return Done(json.dumps(body).encode(), "json", effects or [])
 
 
-def _check_finite(index: int, result: commands.RowResult, body: ForwardBackward) -> None:
-    if math.isfinite(result.loss):
-        return
-    consequence = "" if body.forward_only else ". The next optim_step will fail and clear gradients"
-    raise InvalidRequest(
-        f"the loss of data[{index}] is {result.loss}; check its loss_fn_inputs and the learning "
-        f"rate of earlier steps{consequence}"
-    )
+def _finite(answers: Answers, body: ForwardBackward) -> list[commands.RowResult]:
+    for index, answer in enumerate(answers):
+        if answer is not None and not math.isfinite(answer.loss):
+            then = (
+                "" if body.forward_only else ". The next optim_step will fail and clear gradients"
+            )
+            raise InvalidRequest(
+                f"the loss of data[{index}] is {answer.loss}; check its loss_fn_inputs and the "
+                f"learning rate of earlier steps{then}"
+            )
+    return [answer for answer in answers if answer is not None]
 
 
 def _check_fits(

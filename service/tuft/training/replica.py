@@ -30,6 +30,11 @@ class Replica:
         """
         match command:
             case commands.Compute(micro_batches):
+    @property
+    def num_parameters(self) -> int:
+        """Of the base model, also where its ranks have a part each."""
+        return sum(getattr(p, "ds_numel", p.numel()) for p in self._model.parameters())
+
                 return self._compute(micro_batches[self._rank])
             case commands.Step(run_id, hyperparameters):
                 return self._engines[run_id].step(hyperparameters)

@@ -7,6 +7,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
 from functools import partial
+from typing import TypeVar
 
 from tuft.contracts.operations import Operation, Tombstone
 from tuft.contracts.records import SnapshotRecord
@@ -14,14 +15,20 @@ from tuft.errors import DamagedCheckpoint, LeaseLost, NotFound, TuftError, Unava
 from tuft.objects import ObjectStore
 from tuft.store import Lease, RunStatus, Store
 from tuft.training import commands
+from tuft.training.computing import Answers
 from tuft.training.group import RankFailure, RankGroup
 from tuft.training.operations import Operations
 from tuft.training.replica import OPTIMIZER_FILE
 from tuft.training.runs import RunState, changes_state, note_failure, note_tombstone
+from tuft.training.scheduler import Piece
 from tuft.training.snapshots import Snapshots
 from tuft.training.waiting import until_available
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+Bringing = Generator[Piece, Answers | None, T]
+"""Work in pieces, as `tuft.training.scheduler.Task`: a replay computes rows beside other runs."""
 
 _REPLAY_AT_ONCE = 32
 
@@ -51,11 +58,13 @@ class Residents:
         """The run's state where it is in memory."""
         return self._states.get(run_id)
 
-    def open(self, run_id: str) -> Generator[float, None, RunState]:
+    def open(self, run_id: str) -> Bringing[RunState]:
         """The run's state, brought into memory first where it is not there.
 
         Raises:
             NotFound: no such run.
+            InDoubt: its replay failed together with rows of other runs; discard it, and open it
+                again with its rows alone.
         """
         state = self._states.get(run_id)
         if state is None:
@@ -134,7 +143,7 @@ class Residents:
         if snapshot is not None:
             yield from self.adopt(state, snapshot)
 
-    def _rebuild(self, run_id: str) -> Generator[float, None, RunState]:
+    def _rebuild(self, run_id: str) -> Bringing[RunState]:
         record = yield from until_available(run_id, lambda: self.store.runs.get(run_id))
         status = yield from until_available(run_id, lambda: self.store.runs.status(run_id))
         state = RunState(record)
@@ -173,7 +182,7 @@ class Residents:
         self.group.call(commands.Start(state.run_id, optimizer))
         state.snapshot, state.cursor, state.step = snapshot, snapshot.seq_id, snapshot.step
 
-    def _replay(self, state: RunState, up_to: int) -> Generator[float, None, None]:
+    def _replay(self, state: RunState, up_to: int) -> Bringing[None]:
         run_id = state.run_id
         while state.cursor < up_to:
             count = min(_REPLAY_AT_ONCE, up_to - state.cursor)
@@ -185,9 +194,7 @@ class Residents:
             for entry in entries:
                 yield from self._replay_entry(state, entry)
 
-    def _replay_entry(
-        self, state: RunState, entry: Operation | Tombstone
-    ) -> Generator[float, None, None]:
+    def _replay_entry(self, state: RunState, entry: Operation | Tombstone) -> Bringing[None]:
         if isinstance(entry, Tombstone):
             note_tombstone(state, entry)
             return
