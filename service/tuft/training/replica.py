@@ -22,6 +22,11 @@ class Replica:
         self._built: dict[str, Adapter] = {}
         self._engines: dict[str, AdapterEngine] = {}
 
+    @property
+    def num_parameters(self) -> int:
+        """Of the base model, also where its ranks have a part each."""
+        return sum(getattr(p, "ds_numel", p.numel()) for p in self._model.parameters())
+
     def do(self, command: commands.Command) -> object:
         """Do a command; its class says what the result is.
 
@@ -30,11 +35,6 @@ class Replica:
         """
         match command:
             case commands.Compute(micro_batches):
-    @property
-    def num_parameters(self) -> int:
-        """Of the base model, also where its ranks have a part each."""
-        return sum(getattr(p, "ds_numel", p.numel()) for p in self._model.parameters())
-
                 return self._compute(micro_batches[self._rank])
             case commands.Step(run_id, hyperparameters):
                 return self._engines[run_id].step(hyperparameters)
