@@ -26,6 +26,8 @@ class LossSpec:
     optional: frozenset[str] = frozenset()
     config: Mapping[str, float] = field(default_factory=dict)
     allows_k: bool = False
+    factor: str | None = None
+    """The input that the whole gradient is a multiple of: where it is 0, there is none."""
 
 
 _RL = frozenset({"target_tokens", "logprobs", "advantages"})
@@ -36,13 +38,18 @@ LOSSES: Mapping[str, LossSpec] = MappingProxyType(
             required=frozenset({"target_tokens"}),
             optional=frozenset({"weights"}),
             allows_k=True,
+            factor="weights",
         ),
-        "importance_sampling": LossSpec(required=_RL),
+        "importance_sampling": LossSpec(required=_RL, factor="advantages"),
         "ppo": LossSpec(
-            required=_RL, config={"clip_low_threshold": 0.8, "clip_high_threshold": 1.2}
+            required=_RL,
+            config={"clip_low_threshold": 0.8, "clip_high_threshold": 1.2},
+            factor="advantages",
         ),
         "cispo": LossSpec(
-            required=_RL, config={"clip_low_threshold": 0.0, "clip_high_threshold": 4.0}
+            required=_RL,
+            config={"clip_low_threshold": 0.0, "clip_high_threshold": 4.0},
+            factor="advantages",
         ),
         "dro": LossSpec(required=_RL, config={"beta": 0.05}),
     }

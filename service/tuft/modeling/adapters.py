@@ -44,13 +44,11 @@ def new_adapter(model: nn.Module, spec: LoraSpec) -> Adapter:
 
 def adapter_files(adapter: Adapter, base_model: str) -> dict[str, bytes]:
     """The files of a PEFT adapter folder; `PeftModel.from_pretrained` loads them."""
-    tensors = {}
-    for module in adapter.modules_trained:
-        pair = adapter.pair(module)
-        assert pair is not None
-        for suffix, parameter in zip(("lora_A", "lora_B"), pair, strict=True):
-            key = f"{_PREFIX}{module}.{suffix}.weight"
-            tensors[key] = parameter.detach().cpu().contiguous()
+    # One copy of all, then views: safetensors wants each tensor to own its memory.
+    views = adapter.views_of(adapter.flat.detach().cpu())
+    tensors = {
+        f"{_PREFIX}{name.replace('/', '.')}.weight": view.clone() for name, view in views.items()
+    }
     spec = adapter.spec
     config = {
         "peft_type": "LORA",
@@ -140,8 +138,9 @@ def _selected(model: nn.Module, spec: LoraSpec) -> dict[str, tuple[int, int, tor
         if kind not in wanted:
             continue
         layer = model.get_submodule(name)
-        weight = layer.weight if isinstance(layer, LoraLinear) else cast("nn.Linear", layer).weight
-        selected[name] = (weight.shape[0], weight.shape[1], weight.device)
+        base = layer.base if isinstance(layer, LoraLinear) else cast("nn.Linear", layer)
+        # Not its weight's shape: that of a partitioned weight is 0.
+        selected[name] = (base.out_features, base.in_features, base.weight.device)
     if not selected:
         raise InvalidRequest(
             "train_attn, train_mlp and train_unembed select no layer of this model: "

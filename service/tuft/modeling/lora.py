@@ -1,6 +1,10 @@
 """LoRA layers that serve the rows of several adapters in one batch.
 
 Nothing here knows how adapters are made, stored or trained: see `tuft.modeling.adapters`.
+An adapter is one flat parameter, so that optimizers, reductions over ranks and moves between
+devices handle one tensor; the layers work on views of it. Their gradients are written by
+`_AddLora` into views of one flat gradient: autograd sees no parameter of any adapter, which
+would cost it more than the arithmetic of small ranks does.
 """
 
 from __future__ import annotations
@@ -8,11 +12,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 import torch
-from torch import nn
-from torch.nn import functional
+from torch import Tensor, nn
 
 from tuft.contracts.records import LoraSpec
 
@@ -23,41 +26,110 @@ _MLP = frozenset({"gate_proj", "up_proj", "down_proj", "gate_up_proj"})
 _STATE = "_tuft_lora_state"
 
 
+@dataclass(frozen=True)
+class LoraLayer:
+    """One layer's part of an adapter: float32 views `a` [rank, in] and `b` [out, rank].
+
+    `grad_a` and `grad_b`, of the same shapes, are views of the adapter's gradient, None before
+    the first `begin_gradient`.
+    """
+
+    a: Tensor
+    b: Tensor
+    grad_a: Tensor | None = None
+    grad_b: Tensor | None = None
+
+
 class Adapter(nn.Module):
     """The LoRA weights of one training run or policy, and nothing else.
 
     Per module `lora_A` float32 [rank, in] and `lora_B` float32 [out, rank], as PEFT has them;
-    the module adds `scaling * lora_B @ lora_A` to the base layer. Parameters are named
-    `{module}/lora_A`, with `/` for the dots of the module's path.
+    the module adds `alpha / rank * lora_B @ lora_A` to the base layer. All of them are views
+    of the one parameter, `flat` float32 [n], module after module, A before B.
     """
 
-    def __init__(
-        self, spec: LoraSpec, weights: Mapping[str, tuple[torch.Tensor, torch.Tensor]]
-    ) -> None:
-        """`weights`: full module name -> (A, B)."""
+    def __init__(self, spec: LoraSpec, weights: Mapping[str, tuple[Tensor, Tensor]]) -> None:
+        """`weights`: full module name -> (A, B), copied."""
         super().__init__()
         self.spec = spec
         self.scaling = spec.alpha / spec.rank
         self.modules_trained = tuple(weights)
-        for module, (a, b) in weights.items():
-            key = module.replace(".", "/")
-            self.register_parameter(f"{key}/lora_A", nn.Parameter(a))
-            self.register_parameter(f"{key}/lora_B", nn.Parameter(b))
+        self._shapes = {
+            f"{module.replace('.', '/')}/{name}": tensor.shape
+            for module, pair in weights.items()
+            for name, tensor in zip(("lora_A", "lora_B"), pair, strict=True)
+        }
+        parts = [tensor.detach().reshape(-1) for pair in weights.values() for tensor in pair]
+        self.flat = nn.Parameter(torch.cat(parts).float())
+        self._gradient: Tensor | None = None
+        self._layers: dict[str, LoraLayer] = {}
+        self._bound: tuple[int, int] = (0, 0)
 
-    def pair(self, module: str) -> tuple[nn.Parameter, nn.Parameter] | None:
-        """(A, B) of a module by its full name; None where the adapter leaves it alone."""
-        key = module.replace(".", "/")
-        a = self._parameters.get(f"{key}/lora_A")
-        b = self._parameters.get(f"{key}/lora_B")
-        return None if a is None or b is None else (a, b)
+    @property
+    def layout(self) -> tuple[tuple[str, torch.Size], ...]:
+        """Names and shapes in `flat`: adapters with the same may take each other's place."""
+        return tuple(self._shapes.items())
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Views of the weights by name: `{module}/lora_A`, with `/` for the module's dots."""
+        return self.views_of(self.flat.detach())
+
+    def gradients(self) -> dict[str, Tensor]:
+        """Views of what was accumulated, by the same names; empty where nothing was."""
+        return {} if self.flat.grad is None else self.views_of(self.flat.grad)
+
+    def views_of(self, flat: Tensor) -> dict[str, Tensor]:
+        """Any tensor [n] that has an entry a weight, an optimizer's moment say, by name."""
+        pieces = torch.split(flat, [shape.numel() for shape in self._shapes.values()])
+        named = zip(self._shapes.items(), pieces, strict=True)
+        return {name: piece.view(shape) for (name, shape), piece in named}
+
+    def layers(self) -> Mapping[str, LoraLayer]:
+        """Views for the forward pass, by full module name."""
+        grad = self._gradient
+        # DeepSpeed may give the parameter other memory.
+        now = (self.flat.data_ptr(), 0 if grad is None else grad.data_ptr())
+        if now != self._bound:
+            weights = iter(self.tensors().values())
+            grads = iter(() if grad is None else self.views_of(grad).values())
+            self._layers = {
+                module: LoraLayer(
+                    next(weights), next(weights), next(grads, None), next(grads, None)
+                )
+                for module in self.modules_trained
+            }
+            self._bound = now
+        return self._layers
+
+    def begin_gradient(self) -> None:
+        """See that `flat.grad` is there to add to; zero where nothing was accumulated yet."""
+        if self.flat.grad is not None and self.flat.grad is self._gradient:
+            return
+        if self._gradient is None or self._gradient.device != self.flat.device:
+            self._gradient = torch.zeros_like(self.flat.detach())
+        elif self.flat.grad is None:
+            self._gradient.zero_()
+        if self.flat.grad is not None:
+            self._gradient.copy_(self.flat.grad)
+        self.flat.grad = self._gradient
+
+    def forget_gradient(self) -> None:
+        """Drop what was accumulated; the memory is kept for the next gradient."""
+        self.flat.grad = None
 
 
-@dataclass(frozen=True)
+@dataclass
 class Segment:
-    """The next `rows` entries of a batch's first dimension use `adapter` (None: the base)."""
+    """The next `rows` rows of a batch use `adapter` (None: the base).
+
+    Rows are entries of the first dimension, or, where all segments together have as many, of
+    all dimensions but the last: a batch [1, tokens, …] has segments of tokens.
+    """
 
     adapter: Adapter | None
     rows: int
+    trains: bool = True
+    """Whether a backward pass adds to the adapter's gradient. It may be changed up to then."""
 
 
 class LoraState:
@@ -65,6 +137,21 @@ class LoraState:
 
     def __init__(self) -> None:
         self.segments: Sequence[Segment] = ()
+        self.layers: Sequence[Mapping[str, LoraLayer] | None] = ()
+        self.rows = 0
+        # An input that asks for a gradient, so that autograd calls `_AddLora.backward`.
+        self.anchor = torch.zeros((), requires_grad=True)
+
+
+@dataclass(frozen=True)
+class _Part:
+    """Entries `start` to `stop` of the flattened batch, and what one adapter adds to them."""
+
+    start: int
+    stop: int
+    layer: LoraLayer
+    scaling: float
+    segment: Segment
 
 
 class LoraLinear(nn.Module):
@@ -80,35 +167,104 @@ class LoraLinear(nn.Module):
         self.state = state
 
     @property
-    def weight(self) -> torch.Tensor:
+    def weight(self) -> Tensor:
         return self.base.weight
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """`x` [rows, …, in] -> [rows, …, out], in the dtype of the base layer."""
-        y = cast("torch.Tensor", self.base(x))
-        segments = self.state.segments
-        if not segments:
+    def forward(self, x: Tensor) -> Tensor:
+        """`x` […, in] -> […, out], in the dtype of the base layer."""
+        y = cast("Tensor", self.base(x))
+        if not self.state.segments:
             return y
-        if len(segments) == 1:
-            _check_rows(segments, x)
-            return self._one(segments[0].adapter, x, y)
-        return self._several(segments, x, y)
-
-    def _several(
-        self, segments: Sequence[Segment], x: torch.Tensor, y: torch.Tensor
-    ) -> torch.Tensor:
-        _check_rows(segments, x)
-        sizes = [segment.rows for segment in segments]
-        parts = zip(segments, torch.split(x, sizes), torch.split(y, sizes), strict=True)
-        return torch.cat([self._one(segment.adapter, xs, ys) for segment, xs, ys in parts])
-
-    def _one(self, adapter: Adapter | None, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-        pair = adapter.pair(self.name) if adapter is not None else None
-        if adapter is None or pair is None:
+        parts = self._parts(x.shape)
+        if not parts:
             return y
-        a, b = pair
-        low = functional.linear(functional.linear(x.to(a.dtype), a), b)
-        return (y + low * adapter.scaling).to(y.dtype)
+        if torch.is_grad_enabled():
+            # torch leaves `apply` untyped.
+            out = _AddLora.apply(x, y, self.state.anchor, parts)  # type: ignore[no-untyped-call]
+            return cast("Tensor", out)
+        _add(x, y, parts)
+        return y
+
+    def _parts(self, shape: torch.Size) -> list[_Part]:
+        rows, entries = self.state.rows, shape[:-1].numel()
+        if rows not in (entries, shape[0]):
+            raise ValueError(f"segments cover {rows} rows, but the batch has {shape[0]}")
+        each = entries // rows
+        parts, start = [], 0
+        for segment, layers in zip(self.state.segments, self.state.layers, strict=True):
+            stop = start + segment.rows * each
+            layer = layers.get(self.name) if layers is not None else None
+            if layer is not None:
+                assert segment.adapter is not None
+                parts.append(_Part(start, stop, layer, segment.adapter.scaling, segment))
+            start = stop
+        return parts
+
+
+class _AddLora(torch.autograd.Function):
+    """y + scaling * (x A^T) B^T a part, in place; its backward writes the gradients of A and B.
+
+    Nothing of one part enters another's: all products are of a part's own rows.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, y: Tensor, anchor: Tensor, parts: list[_Part]) -> Tensor:  # noqa: ARG004
+        ctx.parts = parts
+        ctx.save_for_backward(x, *_add(x, y, parts))
+        ctx.mark_dirty(y)
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor, None, None]:
+        x, *lows = ctx.saved_tensors
+        whole_x = _memory_for_grad_x(x, ctx.parts) if ctx.needs_input_grad[0] else None
+        grad_x = None if whole_x is None else _flat(whole_x)
+        wide_x, wide_grad = _flat(x).float(), _flat(grad).float()
+        for part, low in zip(ctx.parts, lows, strict=True):
+            if not part.segment.trains:
+                # Its rows end no loss, or a loss that is not finite: nothing goes back from here.
+                continue
+            rows = slice(part.start, part.stop)
+            layer, g = part.layer, wide_grad[rows]
+            assert layer.grad_a is not None, "begin_gradient was not called"
+            assert layer.grad_b is not None
+            layer.grad_b.addmm_(g.T, low, alpha=part.scaling)
+            back = g @ layer.b
+            back.mul_(part.scaling)
+            layer.grad_a.addmm_(back.T, wide_x[rows])
+            if grad_x is not None:
+                if grad_x.dtype == back.dtype:
+                    torch.mm(back, layer.a, out=grad_x[rows])
+                else:
+                    grad_x[rows] = back @ layer.a
+        return whole_x, grad, None, None
+
+
+def _add(x: Tensor, y: Tensor, parts: list[_Part]) -> list[Tensor]:
+    """Add each part to `y`; the low-rank activations [entries, rank], float32."""
+    lows = []
+    wide, flat_y = _flat(x).float(), _flat(y)
+    for part in parts:
+        layer, ys = part.layer, flat_y[part.start : part.stop]
+        low = wide[part.start : part.stop] @ layer.a.T
+        if y.dtype == low.dtype:
+            ys.addmm_(low, layer.b.T, alpha=part.scaling)
+        else:
+            ys.add_((low @ layer.b.T).mul_(part.scaling))
+        lows.append(low)
+    return lows
+
+
+def _memory_for_grad_x(x: Tensor, parts: Sequence[_Part]) -> Tensor:
+    """Memory for the gradient of x: zero wherever no part will write."""
+    written = sum(part.stop - part.start for part in parts if part.segment.trains)
+    make = torch.empty if written == x.shape[:-1].numel() else torch.zeros
+    return make(x.shape, dtype=x.dtype, device=x.device)
+
+
+def _flat(x: Tensor) -> Tensor:
+    """[entries, features] of any batch shape."""
+    return x.reshape(-1, x.shape[-1])
 
 
 def target_modules(model: nn.Module) -> dict[str, ModuleKind]:
@@ -164,8 +320,9 @@ def inject_lora(model: nn.Module) -> None:
 def use_adapters(model: nn.Module, segments: Sequence[Segment]) -> Iterator[None]:
     """Run the model's LoRA layers with `segments`, which cover the batch in order.
 
-    Every layer called inside must get as many rows as the segments have together; for a call
-    of the output projection on selected positions, give segments of positions.
+    Every layer called inside must get as many rows as the segments have together; for a call of the output projection on selected positions, give segments of
+    positions. A backward pass with activation checkpointing belongs inside, too. Before a
+    backward pass, call `begin_gradient` on the adapters that train.
 
     Raises:
         RuntimeError: `inject_lora` was not called on the model.
@@ -173,17 +330,14 @@ def use_adapters(model: nn.Module, segments: Sequence[Segment]) -> Iterator[None
     state: LoraState | None = getattr(model, _STATE, None)
     if state is None:
         raise RuntimeError("call inject_lora on this model first")
-    before = state.segments
+    before = state.segments, state.layers, state.rows
     filled = [segment for segment in segments if segment.rows]
-    active = any(segment.adapter is not None for segment in filled)
-    state.segments = filled if active else ()
+    if all(segment.adapter is None for segment in filled):
+        filled = []
+    state.segments = filled
+    state.layers = [each.adapter.layers() if each.adapter else None for each in filled]
+    state.rows = sum(segment.rows for segment in filled)
     try:
         yield
     finally:
-        state.segments = before
-
-
-def _check_rows(segments: Sequence[Segment], x: torch.Tensor) -> None:
-    total = sum(segment.rows for segment in segments)
-    if total != x.shape[0]:
-        raise ValueError(f"segments cover {total} rows, but the batch has {x.shape[0]}")
+        state.segments, state.layers, state.rows = before

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -63,7 +64,7 @@ class AdapterEngine:
         import deepspeed
 
         self.adapter = adapter
-        self._optimizer = ClippingAdamW(adapter.parameters())
+        self._optimizer = ClippingAdamW(adapter.parameters(), fused=True)
         self._engine: Any = deepspeed.initialize(
             model=adapter, optimizer=self._optimizer, config=_CONFIG
         )[0]
@@ -73,9 +74,7 @@ class AdapterEngine:
 
         Without any forward_backward before, the gradient is zero. Collective.
         """
-        for parameter in self.adapter.parameters():
-            if parameter.grad is None:
-                parameter.grad = torch.zeros_like(parameter)
+        self.adapter.begin_gradient()
         self._optimizer.param_groups[0].update(
             lr=settings.learning_rate,
             betas=(settings.beta1, settings.beta2),
@@ -84,23 +83,24 @@ class AdapterEngine:
         )
         self._optimizer.max_norm = settings.grad_clip_norm
         self._engine.step()
+        self.adapter.forget_gradient()
         report = self._optimizer.report
         assert report is not None
         return report
 
     def clear_gradients(self) -> None:
-        self.adapter.zero_grad(set_to_none=True)
+        self.adapter.forget_gradient()
 
     def optimizer_file(self) -> bytes:
         """AdamW's state as safetensors: `{parameter}/{moment}`; the step is in the metadata."""
         tensors: dict[str, Tensor] = {}
         step = 0
-        for name, parameter in self.adapter.named_parameters():
-            state = self._optimizer.state.get(parameter)
-            if state:
-                step = int(state["step"])
-                for moment in _MOMENTS:
-                    tensors[f"{name}/{moment}"] = state[moment].detach().cpu().contiguous()
+        state = self._optimizer.state.get(self.adapter.flat)
+        if state:
+            step = int(state["step"])
+            for moment in _MOMENTS:
+                views = self.adapter.views_of(state[moment].detach().cpu())
+                tensors |= {f"{name}/{moment}": view.clone() for name, view in views.items()}
         return save(tensors, metadata={"format": "pt", "adamw": json.dumps({"step": step})})
 
     def load_optimizer(self, data: bytes) -> None:
@@ -112,14 +112,21 @@ class AdapterEngine:
         step, tensors = _read_optimizer(data)
         if step == 0:
             return
-        for name, parameter in self.adapter.named_parameters():
-            moments = {}
-            for moment in _MOMENTS:
-                tensor = tensors.get(f"{name}/{moment}")
-                if tensor is None or tensor.shape != parameter.shape:
-                    raise DamagedCheckpoint(f"the optimizer state has no fitting {name}/{moment}")
-                moments[moment] = tensor.to(parameter.device)
-            self._optimizer.state[parameter] = {"step": torch.tensor(float(step)), **moments}
+        flat = self.adapter.flat
+        self._optimizer.state[flat] = {
+            "step": torch.tensor(float(step), device=flat.device),
+            **{moment: _moment(self.adapter, tensors, moment) for moment in _MOMENTS},
+        }
+
+
+def _moment(adapter: Adapter, tensors: Mapping[str, Tensor], moment: str) -> Tensor:
+    flat = torch.empty_like(adapter.flat.detach())
+    for name, view in adapter.views_of(flat).items():
+        tensor = tensors.get(f"{name}/{moment}")
+        if tensor is None or tensor.shape != view.shape:
+            raise DamagedCheckpoint(f"the optimizer state has no fitting {name}/{moment}")
+        view.copy_(tensor)
+    return flat
 
 
 def _read_optimizer(data: bytes) -> tuple[int, dict[str, Tensor]]:

@@ -1,138 +1,216 @@
-"""Forward, loss and backward of one micro-batch."""
+"""Forward, loss and backward of one micro-batch of rows of any number of runs."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from itertools import chain
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
 
-import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
-from tuft.contracts.wire import Row
 from tuft.errors import ConfigError
 from tuft.modeling.loading import PreTrainedModel
-from tuft.modeling.lora import Adapter, Segment, use_adapters
+from tuft.modeling.lora import Adapter, LoraLinear, Segment, use_adapters
+from tuft.training.attention import ATTENTION, Layout, use_layout
 from tuft.training.commands import MicroBatch, RowGroup, RowResult
-from tuft.training.losses import row_loss
+from tuft.training.head import Head, HeadResult
+from tuft.training.packed import PackedBatch, tokens_of
+
+Adapters = Mapping[str, Adapter]
+
+# So few forward-only tokens cost less in others' backward pass than in a pass of their own.
+_FEW_TOKENS = 32
+_CHECK_LENGTHS = (5, 16, 11, 16)
 
 
-def compute(
-    model: PreTrainedModel, adapters: Mapping[str, Adapter], micro_batch: MicroBatch
-) -> list[RowResult]:
-    """Losses and target logprobs of all rows; gradients are added to the adapters'.
+class Forward:
+    """Computes micro-batches on one rank's base model. Nobody else may use the model."""
 
-    Rows with a loss that is not finite add no gradient, and nor do the other rows of their
-    group: the caller fails their operation.
+    def __init__(self, model: PreTrainedModel, activation_bytes: int | None = None) -> None:
+        """
+        Args:
+            model: with LoRA layers (`inject_lora`), in eval mode.
+            activation_bytes: what the activations of one micro-batch may take before they are
+                computed again in the backward pass (activation checkpointing); None: any amount.
 
-    Args:
-        model: with LoRA layers (`inject_lora`).
-        adapters: by run id.
-        micro_batch: groups of rows; padded on the right to the longest of them.
-    """
-    backward = any(group.backward for group in micro_batch)
-    with torch.set_grad_enabled(backward):
-        logprobs = _target_logprobs(model, adapters, micro_batch)
-        losses = [
-            row_loss(group.loss_fn, lp, _loss_inputs(row, lp.device), group.loss_config)
-            for (group, row), lp in zip(_rows(micro_batch), logprobs, strict=True)
+        Raises:
+            ConfigError: this architecture is not served.
+        """
+        self.model = model
+        if model.config.get_text_config()._attn_implementation == ATTENTION:
+            model.set_attn_implementation("sdpa")
+        expected = self._own_logits()
+        model.set_attn_implementation(ATTENTION)
+        self._head = Head(model)
+        self._check(expected)
+        self._activation_bytes = activation_bytes
+        self._bytes_per_token = self._measure_activations()
+
+    def compute(self, adapters: Adapters, micro_batch: MicroBatch) -> list[RowResult]:
+        """Losses and target logprobs of all rows, in order; gradients are added to the adapters'.
+
+        Rows with a loss that is not finite add no gradient, and nor do the other rows of their
+        group: the caller fails their operation. No row's values reach another row's.
+
+        Args:
+            adapters: by run id.
+            micro_batch: groups of rows.
+        """
+        results: dict[int, list[RowResult]] = {}
+        for chosen in _passes(micro_batch):
+            groups = [micro_batch[index] for index in chosen]
+            results |= zip(chosen, self._pass(adapters, groups), strict=True)
+        return [row for index in range(len(micro_batch)) for row in results[index]]
+
+    def _pass(self, adapters: Adapters, groups: Sequence[RowGroup]) -> list[list[RowResult]]:
+        """Results of each group's rows."""
+        batch = PackedBatch(groups)
+        segments = [
+            Segment(adapters[group.run_id], tokens_of([group]), group.backward) for group in groups
         ]
-        values = torch.stack([loss.detach() for loss in losses]).cpu().numpy()
-        total = _total(micro_batch, losses, values)
-    if total is not None:
-        torch.autograd.backward(total)
-    return [
-        RowResult(loss=float(value), logprobs=lp.detach().cpu().numpy())
-        for value, lp in zip(values, logprobs, strict=True)
-    ]
+        training = [segment for segment in segments if segment.trains]
+        for segment in training:
+            assert segment.adapter is not None
+            segment.adapter.begin_gradient()
+        with torch.set_grad_enabled(bool(training)), self._layers(batch, segments):
+            hidden = self._hidden(batch)
+            kept = {index: _head_gradient(self.model, each) for index, each in enumerate(segments)}
+            head = self._head.run(hidden, batch, segments)
+            results = _results(batch, head)
+            for index, rows in enumerate(results):
+                if not all(math.isfinite(row.loss) for row in rows):
+                    self._leave_out(batch, head, segments, index, kept[index])
+            if hidden.requires_grad and head.grad is not None:
+                torch.autograd.backward(hidden, head.grad)
+        return results
 
+    def _leave_out(
+        self,
+        batch: PackedBatch,
+        head: HeadResult,
+        segments: Sequence[Segment],
+        index: int,
+        kept: Sequence[tuple[Tensor, Tensor]],
+    ) -> None:
+        """Keep a group from adding any gradient."""
+        segments[index].trains = False
+        for gradient, before in kept:
+            gradient.copy_(before)
+        if head.grad is not None:
+            head.grad[batch.groups[index].start : batch.groups[index].stop] = 0
 
-def check_head(model: PreTrainedModel) -> None:
-    """See that logits are the output projection of the last hidden state and nothing more.
-
-    Raises:
-        ConfigError: the model does something else (soft-capping, scaling), which is not served.
-    """
-    ids = torch.arange(4, device=model.device).unsqueeze(0)
-    with torch.no_grad():
-        whole = model(input_ids=ids, use_cache=False).logits
-        head = model.get_output_embeddings()
-        parts = head(_backbone(model)(input_ids=ids, use_cache=False).last_hidden_state)
-    if not torch.allclose(whole.float(), parts.float(), rtol=1e-3, atol=1e-3):
-        raise ConfigError(
-            f"{type(model).__name__} changes its logits after the output projection; "
-            "models like Llama, Qwen2, Qwen3 and Mistral are served"
+    def _hidden(self, batch: PackedBatch) -> Tensor:
+        """The last hidden state, [T, hidden]."""
+        device = self.model.device
+        out = self.model.get_decoder()(
+            input_ids=torch.from_numpy(batch.tokens).unsqueeze(0).to(device),
+            position_ids=torch.from_numpy(batch.positions).unsqueeze(0).to(device),
+            use_cache=False,
         )
+        hidden: Tensor = out.last_hidden_state[0]
+        return hidden
+
+    @contextmanager
+    def _layers(self, batch: PackedBatch, segments: Sequence[Segment]) -> Iterator[None]:
+        """How layers are to treat this batch, in its forward and its backward pass."""
+        layout = Layout(batch.lengths, self.model.device)
+        again = False
+        if self._activation_bytes is not None and torch.is_grad_enabled():
+            again = batch.size * self._bytes_per_token > self._activation_bytes
+        with use_adapters(self.model, segments), use_layout(layout):
+            for layer in self.model.get_decoder().layers if again else ():
+                # The layer's own switch; its parts stay in eval mode.
+                layer.gradient_checkpointing, layer.training = True, True
+                layer._gradient_checkpointing_func = partial(checkpoint, use_reentrant=False)
+            try:
+                yield
+            finally:
+                for layer in self.model.get_decoder().layers if again else ():
+                    layer.gradient_checkpointing, layer.training = False, False
+
+    def _own_logits(self) -> list[Tensor]:
+        """What the model itself says of a few rows, float32 [length, vocabulary] each."""
+        with torch.no_grad():
+            rows = [torch.arange(length, device=self.model.device) for length in _CHECK_LENGTHS]
+            return [
+                self.model(input_ids=row.unsqueeze(0), use_cache=False).logits[0].float()
+                for row in rows
+            ]
+
+    def _check(self, expected: Sequence[Tensor]) -> None:
+        """See that packed rows and the output projection alone give the same.
+
+        Models that do more after the projection (soft-capping, scaling), or in their attention,
+        differ here.
+        """
+        ids = torch.cat([torch.arange(len(row), device=self.model.device) for row in expected])
+        layout = Layout([len(row) for row in expected], self.model.device)
+        with torch.no_grad(), use_layout(layout):
+            hidden = self.model.get_decoder()(
+                input_ids=ids.unsqueeze(0), position_ids=ids.unsqueeze(0), use_cache=False
+            ).last_hidden_state
+            got = self.model.get_output_embeddings()(hidden)[0].float()
+        whole = torch.cat(list(expected))
+        error = float((got - whole).norm() / whole.norm())
+        allowed = 1e-4 if self.model.dtype == torch.float32 else 0.1
+        if not error <= allowed:
+            raise ConfigError(
+                f"{type(self.model).__name__} can't be trained here: packed rows differ from its "
+                f"own logits by {error:.2g} of their norm (allowed: {allowed:.0e}). Models that "
+                "change their logits after the output projection, or attend in their own way, are "
+                "not served; models like Llama, Qwen2, Qwen3 and Mistral are"
+            )
+
+    def _measure_activations(self) -> float:
+        """Bytes that a token leaves behind for the backward pass."""
+        saved: dict[int, int] = {}
+        length = max(_CHECK_LENGTHS)
+        ids = torch.arange(length, device=self.model.device).unsqueeze(0)
+        embedded = self.model.get_input_embeddings()(ids).detach().requires_grad_()
+
+        def note(tensor: Tensor) -> Tensor:
+            saved[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+            return tensor
+
+        hooks = torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor)
+        weights = {each.untyped_storage().data_ptr() for each in self.model.parameters()}
+        with torch.enable_grad(), use_layout(Layout([length], self.model.device)), hooks:
+            out = self.model.get_decoder()(
+                inputs_embeds=embedded, position_ids=ids, use_cache=False
+            ).last_hidden_state
+            size = sum(nbytes for where, nbytes in saved.items() if where not in weights)
+        del out
+        return size / length
 
 
-def _backbone(model: PreTrainedModel) -> PreTrainedModel:
-    return model.get_decoder()
+def _passes(micro_batch: MicroBatch) -> list[list[int]]:
+    """Which groups run together: a forward-only one needs no part in a backward pass."""
+    trained = [index for index, group in enumerate(micro_batch) if group.backward]
+    looked_at = [index for index, group in enumerate(micro_batch) if not group.backward]
+    tokens = tokens_of([micro_batch[index] for index in looked_at])
+    if trained and tokens <= _FEW_TOKENS:
+        return [list(range(len(micro_batch)))]
+    return [each for each in (trained, looked_at) if each]
 
 
-def _rows(micro_batch: MicroBatch) -> list[tuple[RowGroup, Row]]:
-    return list(chain.from_iterable(((group, row) for row in group.rows) for group in micro_batch))
+def _results(batch: PackedBatch, head: HeadResult) -> list[list[RowResult]]:
+    results = []
+    for group in batch.groups:
+        logprobs = group.rows_of(head.logprobs[group.start : group.stop])
+        losses = group.row_sums(head.losses[group.start : group.stop])
+        results.append([RowResult(loss, row) for loss, row in zip(losses, logprobs, strict=True)])
+    return results
 
 
-def _target_logprobs(
-    model: PreTrainedModel, adapters: Mapping[str, Adapter], micro_batch: MicroBatch
-) -> list[Tensor]:
-    """Per row float32 in the shape of its targets; the head sees no padding.
-
-    Padding is on the right, where causal attention never looks at it, so there is no mask in
-    which a value of one row could reach another.
-    """
-    rows = [row for _, row in _rows(micro_batch)]
-    device = model.device
-    lengths = [len(row.tokens) for row in rows]
-    ids = np.zeros((len(rows), max(lengths)), dtype=np.int64)
-    for index, row in enumerate(rows):
-        ids[index, : lengths[index]] = row.tokens
-    segments = [Segment(adapters[group.run_id], len(group.rows)) for group in micro_batch]
-    with use_adapters(model, segments):
-        batch = torch.from_numpy(ids).to(device)
-        hidden = _backbone(model)(input_ids=batch, use_cache=False).last_hidden_state
-    real = np.arange(ids.shape[1])[None, :] < np.array(lengths)[:, None]
-    hidden = hidden[torch.from_numpy(real).to(device)]
-    positions = [
-        Segment(adapters[group.run_id], sum(len(row.tokens) for row in group.rows))
-        for group in micro_batch
-    ]
-    with use_adapters(model, positions):
-        logits = model.get_output_embeddings()(hidden).float()
-    picked = logits.gather(1, _targets(rows).to(device)) - logits.logsumexp(1, keepdim=True)
-    shapes = [row.inputs["target_tokens"].shape for row in rows]
-    return [
-        piece[:, : shape[1]] if len(shape) == 2 else piece[:, 0]
-        for piece, shape in zip(torch.split(picked, lengths), shapes, strict=True)
-    ]
-
-
-def _targets(rows: list[Row]) -> Tensor:
-    """int64 [positions, K], K the largest of all rows; what a row lacks is token 0."""
-    columns = [row.inputs["target_tokens"].reshape(len(row.tokens), -1) for row in rows]
-    widest = max(column.shape[1] for column in columns)
-    padded = [np.pad(column, ((0, 0), (0, widest - column.shape[1]))) for column in columns]
-    return torch.from_numpy(np.concatenate(padded).astype(np.int64))
-
-
-def _loss_inputs(row: Row, device: torch.device) -> dict[str, Tensor]:
-    return {
-        name: torch.from_numpy(np.array(array, dtype=np.float32)).to(device)
-        for name, array in row.inputs.items()
-        if name != "target_tokens"
-    }
-
-
-def _total(
-    micro_batch: MicroBatch,
-    losses: list[Tensor],
-    values: np.ndarray[tuple[int], np.dtype[np.float32]],
-) -> Tensor | None:
-    parts: list[Tensor] = []
-    start = 0
-    for group in micro_batch:
-        end = start + len(group.rows)
-        if group.backward and bool(np.isfinite(values[start:end]).all()):
-            parts += losses[start:end]
-        start = end
-    return torch.stack(parts).sum() if parts else None
+def _head_gradient(model: PreTrainedModel, segment: Segment) -> list[tuple[Tensor, Tensor]]:
+    """The gradients that the head will add to, each with a copy from before."""
+    output = model.get_output_embeddings()
+    if not segment.trains or not isinstance(output, LoraLinear) or segment.adapter is None:
+        return []
+    layer = segment.adapter.layers().get(output.name)
+    if layer is None or layer.grad_a is None or layer.grad_b is None:
+        return []
+    return [(gradient, gradient.clone()) for gradient in (layer.grad_a, layer.grad_b)]

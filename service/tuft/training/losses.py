@@ -1,6 +1,6 @@
-"""The losses of `tuft.contracts.losses`, as pure functions of one row's logprobs.
+"""The losses of `tuft.contracts.losses`, as pure functions of the targets' logprobs.
 
-Each is a sum over tokens. With lp = log p(target), q = `logprobs`, A = `advantages` and
+Each is a sum over tokens; here are its terms, which depend on one token each. With lp = log p(target), q = `logprobs`, A = `advantages` and
 r = exp(lp - q):
 
     cross_entropy        -sum(weights * lp), weights 1 where they are absent
@@ -25,17 +25,17 @@ Inputs = Mapping[str, Tensor]
 Config = Mapping[str, float]
 
 
-def row_loss(name: str, logprobs: Tensor, inputs: Inputs, config: LossConfig) -> Tensor:
-    """The loss of one row.
+def token_losses(name: str, logprobs: Tensor, inputs: Inputs, config: LossConfig) -> Tensor:
+    """The terms of a loss, which is their sum.
 
     Args:
         name: a key of `contracts.losses.LOSSES`.
-        logprobs: float32 [N], or [N, K] for cross_entropy; of the target tokens.
+        logprobs: float32, any shape; of the target tokens.
         inputs: float32 tensors of the same shape, as the loss's LossSpec names them.
         config: values for the spec's config keys; the defaults hold for those left out.
 
     Returns:
-        float32 scalar, differentiable in `logprobs`.
+        float32 in the shape of `logprobs`, differentiable in them.
 
     Raises:
         InvalidRequest: no such loss.
@@ -49,26 +49,26 @@ def row_loss(name: str, logprobs: Tensor, inputs: Inputs, config: LossConfig) ->
 
 def _cross_entropy(lp: Tensor, inputs: Inputs, _config: Config) -> Tensor:
     weights = inputs.get("weights")
-    return -(lp if weights is None else weights * lp).sum()
+    return -lp if weights is None else -(weights * lp)
 
 
 def _importance_sampling(lp: Tensor, inputs: Inputs, _config: Config) -> Tensor:
-    return -(_ratio(lp, inputs) * inputs["advantages"]).sum()
+    return -(_ratio(lp, inputs) * inputs["advantages"])
 
 
 def _ppo(lp: Tensor, inputs: Inputs, config: Config) -> Tensor:
     ratio, advantages = _ratio(lp, inputs), inputs["advantages"]
-    return -torch.minimum(ratio * advantages, _clip(ratio, config) * advantages).sum()
+    return -torch.minimum(ratio * advantages, _clip(ratio, config) * advantages)
 
 
 def _cispo(lp: Tensor, inputs: Inputs, config: Config) -> Tensor:
     clipped = _clip(_ratio(lp.detach(), inputs), config)
-    return -(clipped * lp * inputs["advantages"]).sum()
+    return -(clipped * lp * inputs["advantages"])
 
 
 def _dro(lp: Tensor, inputs: Inputs, config: Config) -> Tensor:
     drift = lp - inputs["logprobs"]
-    return -(lp * inputs["advantages"] - config["beta"] / 2 * drift.square()).sum()
+    return -(lp * inputs["advantages"] - config["beta"] / 2 * drift.square())
 
 
 def _ratio(lp: Tensor, inputs: Inputs) -> Tensor:

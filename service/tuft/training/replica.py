@@ -7,7 +7,7 @@ from tuft.modeling.loading import PreTrainedModel
 from tuft.modeling.lora import Adapter
 from tuft.training import commands
 from tuft.training.engine import AdapterEngine
-from tuft.training.forward import compute
+from tuft.training.forward import Forward
 
 OPTIMIZER_FILE = "optimizer.safetensors"
 
@@ -15,8 +15,16 @@ OPTIMIZER_FILE = "optimizer.safetensors"
 class Replica:
     """The base model with LoRA layers, and an engine for each adapter in training."""
 
-    def __init__(self, model: PreTrainedModel, model_name: str, rank: int) -> None:
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        model_name: str,
+        rank: int,
+        activation_bytes: int | None = None,
+    ) -> None:
+        """`activation_bytes` as `Forward` has it. Raises: ConfigError."""
         self._model = model
+        self._forward = Forward(model, activation_bytes)
         self._model_name = model_name
         self._rank = rank
         self._built: dict[str, Adapter] = {}
@@ -59,7 +67,7 @@ class Replica:
         if not micro_batch:
             return []
         adapters = {group.run_id: self._engines[group.run_id].adapter for group in micro_batch}
-        return compute(self._model, adapters, micro_batch)
+        return self._forward.compute(adapters, micro_batch)
 
     def _start(self, run_id: str, optimizer: bytes | None) -> None:
         engine = AdapterEngine(self._built.pop(run_id))

@@ -18,7 +18,6 @@ from tuft.modeling.loading import describe_model, load_base
 from tuft.modeling.lora import inject_lora
 from tuft.objects import open_object_store
 from tuft.store import Heartbeat, Store, connect
-from tuft.training.forward import check_head
 from tuft.training.group import Place, RankGroup, join_group
 from tuft.training.leader import Leader
 from tuft.training.replica import Replica
@@ -58,7 +57,6 @@ def run_worker(config: ServiceConfig, entry: ModelConfig, folder: Path, store_ur
 def _load(entry: ModelConfig, folder: Path, place: Place) -> tuple[RankGroup, torch.nn.Module]:
     model = load_base(folder, entry.dtype, place.device)
     inject_lora(model)
-    check_head(model)
     return RankGroup(Replica(model, entry.model_name, place.rank), place), model
 
 

@@ -10,7 +10,14 @@ from tuft.contracts.records import LoraSpec
 from tuft.errors import InvalidRequest
 from tuft.modeling.adapters import new_adapter
 from tuft.modeling.loading import load_base
-from tuft.modeling.lora import Adapter, Segment, inject_lora, target_modules, use_adapters
+from tuft.modeling.lora import (
+    Adapter,
+    LoraLinear,
+    Segment,
+    inject_lora,
+    target_modules,
+    use_adapters,
+)
 
 IDS = torch.tensor([[5, 9, 33, 101], [7, 8, 9, 10], [400, 3, 2, 77]])
 
@@ -18,9 +25,9 @@ IDS = torch.tensor([[5, 9, 33, 101], [7, 8, 9, 10], [400, 3, 2, 77]])
 def random_adapter(model: Any, seed: int, rank: int = 4, **modules: bool) -> Adapter:
     adapter = new_adapter(model, LoraSpec(rank=rank, alpha=32, seed=seed, **modules))
     generator = torch.Generator().manual_seed(seed)
-    for name, parameter in adapter.named_parameters():
+    for name, tensor in adapter.tensors().items():
         if name.endswith("lora_B"):
-            parameter.data = torch.randn(parameter.shape, generator=generator) * 0.02
+            tensor.copy_(torch.randn(tensor.shape, generator=generator) * 0.02)
     return adapter
 
 
@@ -29,10 +36,6 @@ def logits(model: Any, *segments: Segment, ids: torch.Tensor = IDS) -> torch.Ten
         out = model(input_ids=ids).logits
     assert isinstance(out, torch.Tensor)
     return out
-
-
-def backward(out: torch.Tensor) -> None:
-    torch.autograd.backward(out.logsumexp(-1).sum())
 
 
 def test_target_modules_are_the_projections_and_the_head(base_folder: Path) -> None:
@@ -67,24 +70,61 @@ def test_each_segment_gets_its_own_adapter(lora_model: Any) -> None:
     assert (mixed[0] - logits(lora_model, Segment(None, 3))[0]).abs().max() > 0.01
 
 
+def gradient_of(model: Any, ids: torch.Tensor, *segments: Segment) -> list[torch.Tensor]:
+    """Of each segment's adapter, flat."""
+    adapters = [segment.adapter for segment in segments if segment.adapter is not None]
+    for adapter in adapters:
+        adapter.begin_gradient()
+    torch.autograd.backward(logits(model, *segments, ids=ids).logsumexp(-1).sum())
+    gradients = []
+    for adapter in adapters:
+        assert adapter.flat.grad is not None
+        gradients.append(adapter.flat.grad.clone())
+        adapter.forget_gradient()
+    return gradients
+
+
 def test_gradients_of_a_mixed_batch_equal_those_of_each_alone(lora_model: Any) -> None:
-    one, two = random_adapter(lora_model, 1), random_adapter(lora_model, 2)
-    backward(logits(lora_model, Segment(one, 2), Segment(two, 1)))
-    mixed = [p.grad for p in [*one.parameters(), *two.parameters()]]
-    one.zero_grad()
-    two.zero_grad()
-    backward(logits(lora_model, Segment(one, 2), ids=IDS[:2]))
-    backward(logits(lora_model, Segment(two, 1), ids=IDS[2:]))
-    for got, parameter in zip(mixed, [*one.parameters(), *two.parameters()], strict=True):
-        assert got is not None
-        torch.testing.assert_close(got, parameter.grad, rtol=1e-4, atol=1e-5)
+    one, two = random_adapter(lora_model, 1), random_adapter(lora_model, 2, train_mlp=False)
+    mixed = gradient_of(lora_model, IDS, Segment(one, 2), Segment(two, 1))
+    alone = gradient_of(lora_model, IDS[:2], Segment(one, 2))
+    alone += gradient_of(lora_model, IDS[2:], Segment(two, 1))
+    for got, expected in zip(mixed, alone, strict=True):
+        torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-5)
 
 
-def test_only_adapters_get_gradients(lora_model: Any) -> None:
+def test_gradients_are_those_of_autograd(lora_model: Any) -> None:
     adapter = random_adapter(lora_model, 1)
-    backward(logits(lora_model, Segment(adapter, 3)))
+    (got,) = gradient_of(lora_model, IDS, Segment(adapter, 3))
+    weights = {name: t.clone().requires_grad_() for name, t in adapter.tensors().items()}
+
+    def with_lora(module: Any, inputs: tuple[torch.Tensor], out: torch.Tensor) -> torch.Tensor:
+        key = module.name.replace(".", "/")
+        low = inputs[0] @ weights[f"{key}/lora_A"].T @ weights[f"{key}/lora_B"].T
+        return out + adapter.scaling * low
+
+    for module in lora_model.modules():
+        if isinstance(module, LoraLinear):
+            module.register_forward_hook(with_lora)
+    torch.autograd.backward(lora_model(input_ids=IDS).logits.logsumexp(-1).sum())
+    for name, view in adapter.views_of(got).items():
+        expected = weights[name].grad
+        assert expected is not None
+        torch.testing.assert_close(view, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_segment_that_does_not_train_adds_no_gradient(lora_model: Any) -> None:
+    one, two = random_adapter(lora_model, 1), random_adapter(lora_model, 2)
+    still = Segment(two, 1, trains=False)
+    mixed, none = gradient_of(lora_model, IDS, Segment(one, 2), still)
+    (alone,) = gradient_of(lora_model, IDS[:2], Segment(one, 2))
+    torch.testing.assert_close(mixed, alone, rtol=1e-4, atol=1e-5)
+    assert not none.any()
+
+
+def test_the_base_gets_no_gradient(lora_model: Any) -> None:
+    gradient_of(lora_model, IDS, Segment(random_adapter(lora_model, 1), 3))
     assert all(parameter.grad is None for parameter in lora_model.parameters())
-    assert all(parameter.grad is not None for parameter in adapter.parameters())
 
 
 @pytest.mark.parametrize(
@@ -98,7 +138,7 @@ def test_only_adapters_get_gradients(lora_model: Any) -> None:
 def test_train_flags_select_layers(lora_model: Any, chosen: dict[str, bool], expected: int) -> None:
     adapter = new_adapter(lora_model, LoraSpec(rank=2, alpha=32, seed=1, **chosen))
     assert len(adapter.modules_trained) == expected
-    assert len(list(adapter.parameters())) == 2 * expected
+    assert len(adapter.tensors()) == 2 * expected
 
 
 def test_an_adapter_without_layers_is_refused(lora_model: Any) -> None:
@@ -111,7 +151,7 @@ def test_an_adapter_without_layers_is_refused(lora_model: Any) -> None:
 
 def test_the_seed_decides_the_first_weights(lora_model: Any) -> None:
     def weights(seed: int) -> dict[str, torch.Tensor]:
-        return new_adapter(lora_model, LoraSpec(rank=4, alpha=32, seed=seed)).state_dict()
+        return new_adapter(lora_model, LoraSpec(rank=4, alpha=32, seed=seed)).tensors()
 
     first, again, other = weights(1), weights(1), weights(2)
     name = "model/layers/0/mlp/up_proj/lora_A"

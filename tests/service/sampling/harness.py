@@ -90,10 +90,8 @@ def policy_files(model: Any, seed: int, rank: int = 4, **modules: bool) -> dict[
     adapter = new_adapter(model, spec)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
-        for name in adapter.modules_trained:
-            pair = adapter.pair(name)
-            assert pair is not None
-            pair[1].copy_(torch.randn(pair[1].shape, generator=generator) * 0.05)
+        for layer in adapter.layers().values():
+            layer.b.copy_(torch.randn(layer.b.shape, generator=generator) * 0.05)
     return adapter_files(adapter, MODEL)
 
 

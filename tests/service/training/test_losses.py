@@ -9,7 +9,7 @@ import torch
 
 from tuft.contracts.losses import LOSSES
 from tuft.errors import InvalidRequest
-from tuft.training.losses import row_loss
+from tuft.training.losses import token_losses
 
 Floats = npt.NDArray[np.float64]
 # Ratios from 0.61 to 6.05: under, between and over every default threshold; both signs of A.
@@ -58,7 +58,7 @@ def test_value_and_gradient_follow_the_formula(
 ) -> None:
     lp = torch.tensor(LP, dtype=torch.float64, requires_grad=True)
     inputs = {"logprobs": torch.tensor(Q), "advantages": torch.tensor(A)}
-    loss = row_loss(name, lp, {} if name == "cross_entropy" else inputs, config)
+    loss = token_losses(name, lp, {} if name == "cross_entropy" else inputs, config).sum()
     torch.autograd.backward(loss)
     value, gradient = expected()
     assert float(loss.detach()) == pytest.approx(value, rel=1e-12)
@@ -69,15 +69,17 @@ def test_value_and_gradient_follow_the_formula(
 def test_weights_are_any_real_numbers_of_any_shape() -> None:
     lp = torch.tensor([[-1.0, -2.0], [-3.0, -4.0]])
     weights = torch.tensor([[0.5, -1.0], [0.0, 2.0]])
-    assert float(row_loss("cross_entropy", lp, {"weights": weights}, {})) == 0.5 - 2.0 + 8.0
+    assert (
+        float(token_losses("cross_entropy", lp, {"weights": weights}, {}).sum()) == 0.5 - 2.0 + 8.0
+    )
 
 
 def test_every_loss_of_the_contract_is_served() -> None:
     for name in LOSSES:
         inputs = {key: torch.ones(2) for key in ("logprobs", "advantages")}
-        assert torch.isfinite(row_loss(name, -torch.ones(2), inputs, {}))
+        assert torch.isfinite(token_losses(name, -torch.ones(2), inputs, {}).sum())
 
 
 def test_an_unknown_loss_names_the_served_ones() -> None:
     with pytest.raises(InvalidRequest, match=r"'gspo' is not served; use one of .*'ppo'"):
-        row_loss("gspo", torch.zeros(1), {}, {})
+        token_losses("gspo", torch.zeros(1), {}, {})
