@@ -130,11 +130,13 @@ class World:
         )
         return cls(store_url, config)
 
-    def client(self, spec: LoraSpec = SPEC, name: str | None = None) -> Client:
+    def client(
+        self, spec: LoraSpec = SPEC, name: str | None = None, tenant: str = "tenant-a"
+    ) -> Client:
         name = name or f"run{next(_names)}"
         run = RunRecord(
             run_id=f"{name}:train:0",
-            tenant="tenant-a",
+            tenant=tenant,
             session_id=name,
             base_model=MODEL,
             lora=spec,
@@ -313,9 +315,12 @@ class Trainer:
 
 @contextmanager
 def trainer_processes(
-    world: World, folder: Path, ranks: int = 1
+    world: World, folder: Path, ranks: int = 1, nodes: int = 1
 ) -> Iterator[list[subprocess.Popen[bytes]]]:
-    """A trainer group of real processes, ready for work when the block begins."""
+    """A trainer group of real processes, ready for work when the block begins.
+
+    `nodes`: machines that the ranks are on, as far as their environment says.
+    """
     config_file = folder / "config.json"
     config_file.write_text(world.config.model_dump_json())
     environment = {
@@ -337,7 +342,11 @@ def trainer_processes(
                 children.append(
                     subprocess.Popen(
                         [sys.executable, "-m", "tuft.training"],
-                        env={**environment, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+                        env={
+                            **environment,
+                            "RANK": str(rank),
+                            "LOCAL_RANK": str(rank % (ranks // nodes)),
+                        },
                         stdout=log,
                         stderr=log,
                     )
