@@ -61,13 +61,15 @@ def here(action: Callable[[], object]) -> Turn:
     return Turn(action, own_clock)
 
 
-def in_turn(turns: Mapping[str, Turn], rounds: int, *, times: int = 1) -> dict[str, Cost]:
-    """Do all actions, each `times` times, in each of `rounds` rounds after an unmeasured one.
+def in_turn(
+    turns: Mapping[str, Turn], rounds: int, *, times: int = 1, warm: bool = True
+) -> dict[str, Cost]:
+    """Do all actions, each `times` times, in each of `rounds` rounds.
 
-    Costs are those of doing an action once.
+    Costs are those of doing an action once. With `warm`, an unmeasured round goes before.
     """
     seen: dict[str, list[tuple[float, dict[str, float]]]] = {name: [] for name in turns}
-    for _ in range(rounds + 1):
+    for _ in range(rounds + warm):
         for name, turn in turns.items():
             cpu, begun = turn.clock(), time.perf_counter()
             for _ in range(times):
@@ -76,7 +78,7 @@ def in_turn(turns: Mapping[str, Turn], rounds: int, *, times: int = 1) -> dict[s
             after = turn.clock()
             used = {who: (after[who] - cpu[who]) / times for who in cpu}
             seen[name].append((wall / times, used))
-    return {name: _cost(measured[1:]) for name, measured in seen.items()}
+    return {name: _cost(measured[warm:]) for name, measured in seen.items()}
 
 
 def _cost(measured: list[tuple[float, dict[str, float]]]) -> Cost:
