@@ -210,6 +210,8 @@ class ServiceConfig(Section):
     trainer: TrainerConfig = TrainerConfig()
     sampler: SamplerConfig = SamplerConfig()
     limits: LimitsConfig = LimitsConfig()
+    handover_folder: Path | None = None
+    """Set by the supervisor: where its trainers put new policies for its samplers."""
 
     @model_validator(mode="after")
     def _names_are_unique(self) -> Self:

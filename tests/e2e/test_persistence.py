@@ -72,6 +72,44 @@ def test_file_redis_survives_a_kill_of_everything(tmp_path: Path, tiny_model_fol
         loss_of(training)
 
 
+def test_a_policy_outlives_everybody_before_it_is_in_the_object_store(
+    tmp_path: Path, tiny_model_folder: Path
+) -> None:
+    """The trainer is killed between its answer and the upload, then the whole service is."""
+    config = write_config(
+        tmp_path,
+        tiny_model_folder,
+        persistence={"mode": "file_redis", "file_path": str(tmp_path / "state")},
+    )
+    # Nothing can be put below a key that is an object itself.
+    obstacle = tmp_path / "checkpoints" / "runs"
+    obstacle.parent.mkdir()
+    obstacle.touch()
+    prompt = types.ModelInput.from_ints(ROW.model_input.to_ints())
+    port = free_port()
+    with running(tmp_path, config, port=port) as service:
+        client = tinker.ServiceClient(base_url=service.url, api_key=KEY)
+        training = client.create_lora_training_client(base_model="tiny", rank=4).result(TIMEOUT)
+        base = client.create_sampling_client(base_model="tiny").result(TIMEOUT)
+        train(training, steps=2)
+        sampler = training.save_weights_and_get_sampling_client().result(TIMEOUT)
+        service.child("tuft.training").kill()
+        expected = sampler.compute_logprobs(prompt).result(timeout=TIMEOUT)
+        assert expected != base.compute_logprobs(prompt).result(timeout=TIMEOUT)
+        # The next trainer has these weights from the journal.
+        again = training.save_weights_and_get_sampling_client().result(TIMEOUT)
+        assert again.compute_logprobs(prompt).result(timeout=TIMEOUT) == expected
+        tree = psutil.Process(service.process.pid).children(recursive=True)
+        service.process.kill()
+        psutil.wait_procs(tree, timeout=20)
+    assert obstacle.is_file()
+    with running(tmp_path, config, port=port):
+        assert sampler.compute_logprobs(prompt).result(timeout=TIMEOUT) == expected
+        obstacle.unlink()
+        wait_until(lambda: len(list(obstacle.glob("*/policies/*/manifest.json"))) == 2, 30)
+        wait_until(lambda: not list((tmp_path / "state" / "handover").glob("*.new")), 30)
+
+
 def test_a_store_that_can_not_start_is_waited_for(tmp_path: Path, tiny_model_folder: Path) -> None:
     """Its folder is away for a while: the service stays, and goes on when it is back."""
     state, away = tmp_path / "state", tmp_path / "away"

@@ -17,6 +17,7 @@ import threading
 from pathlib import Path
 
 from tuft.checkpoints import Checkpoints
+from tuft.checkpoints.handover import Handover
 from tuft.config import ModelConfig, ServiceConfig
 from tuft.environment import EX_CONFIG, base_model, required, service_config
 from tuft.errors import ConfigError, TuftError
@@ -56,8 +57,13 @@ def _run(config: ServiceConfig, model: ModelConfig, folder: Path, stop: threadin
         return
     objects = open_object_store(config.object_store)
     background = Background()
+    handover = config.handover_folder
     policies = Policies(
-        engine, Checkpoints(objects), background, config.sampler.max_resident_adapters
+        engine,
+        Checkpoints(objects),
+        background,
+        config.sampler.max_resident_adapters,
+        None if handover is None else Handover(handover),
     )
     worker = Worker(
         base_model=model.model_name,

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter, OrderedDict, deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from tuft.checkpoints import Checkpoints
+from tuft.checkpoints.handover import Handover
 from tuft.contracts.policies import is_of, policy_prefix
 from tuft.errors import NotFound, TuftError
 from tuft.modeling.adapters import CONFIG_FILE, WEIGHTS_FILE
@@ -24,12 +25,19 @@ class Policies:
     """
 
     def __init__(
-        self, engine: Engine, checkpoints: Checkpoints, background: Background, limit: int
+        self,
+        engine: Engine,
+        checkpoints: Checkpoints,
+        background: Background,
+        limit: int,
+        handover: Handover | None = None,
     ) -> None:
+        """`handover`: where the trainer of this machine puts new policies, if it does."""
         self._engine = engine
         self._checkpoints = checkpoints
         self._background = background
         self._limit = limit
+        self._handover = handover
         self._loaded: OrderedDict[str, None] = OrderedDict()
         self._users: Counter[str] = Counter()
         self._waiters: dict[str, list[Waiter]] = {}
@@ -90,16 +98,25 @@ class Policies:
                 )
             return files
 
-        def done(files: dict[str, bytes]) -> None:
-            try:
-                self._engine.load_policy(policy, files)
-            except TuftError as error:
-                self._end(policy, error)
-                return
-            self._loaded[policy] = None
-            self._end(policy, None)
+        # New ones are in this machine's memory: not worth a thread, and a turn of the loop.
+        handed = None if self._handover is None else self._handover.get(policy)
+        if handed is not None:
+            self._load(policy, handed.files)
+        else:
+            self._background.start(
+                read,
+                lambda files: self._load(policy, files),
+                lambda error: self._end(policy, error),
+            )
 
-        self._background.start(read, done, lambda error: self._end(policy, error))
+    def _load(self, policy: str, files: Mapping[str, bytes]) -> None:
+        try:
+            self._engine.load_policy(policy, files)
+        except TuftError as error:
+            self._end(policy, error)
+            return
+        self._loaded[policy] = None
+        self._end(policy, None)
 
     def _end(self, policy: str, error: TuftError | None) -> None:
         self._fetching.discard(policy)

@@ -146,11 +146,17 @@ class Supervisor:
             config = config.model_copy(
                 update={"object_store": store.model_copy(update={"path": path})}
             )
+        config = config.model_copy(update={"handover_folder": self._handover_folder()})
         file = self._run_dir / "config.json"
         # It may hold API keys and secrets.
         file.touch(mode=0o600)
         file.write_text(json.dumps(config.model_dump(mode="json")))
         return file
+
+    def _handover_folder(self) -> Path:
+        """As lasting as the journal, which says that what lies there exists."""
+        file_path = self._config.persistence.file_path
+        return (file_path or self._run_dir).resolve() / "handover"
 
     def _env(self, config_file: Path, **more: str) -> dict[str, str]:
         return {"TUFT_CONFIG": str(config_file), "TUFT_STORE_URL": self._store_url, **more}

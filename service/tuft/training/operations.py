@@ -27,7 +27,6 @@ from tuft.contracts.records import (
     CheckpointManifest,
     CheckpointRecord,
     CheckpointSettings,
-    Disposable,
     SamplerRecord,
 )
 from tuft.contracts.wire import (
@@ -42,6 +41,7 @@ from tuft.store import Effect, Store
 from tuft.training import commands
 from tuft.training.computing import Answers, Rows
 from tuft.training.group import RankGroup
+from tuft.training.policies import PolicyWriter
 from tuft.training.replica import OPTIMIZER_FILE
 from tuft.training.runs import RunState
 from tuft.training.scheduler import Piece
@@ -71,7 +71,7 @@ class Operations:
         self._store = store
         self._objects = objects
         self._checkpoints = Checkpoints(objects)
-        self._policy_ttl_s = config.limits.policy_ttl_s
+        self._policies = PolicyWriter(store, objects, config)
         self.alone: set[str] = set()
         """Runs whose rows are not computed together with those of others."""
 
@@ -210,22 +210,16 @@ class Operations:
         if sampler_id is None:
             raise InvalidRequest("save_weights_for_sampler needs a name or a sampling session")
         prefix = f"runs/{state.run_id}/policies/{sampler_id}"
-        policy = Disposable(key=prefix, folder=True, session_id=state.record.session_id)
-        # The session is the run's; a process that attached later has another one.
-        ends_at = time.time() + self._policy_ttl_s
-        yield from until_available(
-            op.request_id, lambda: self._store.disposal.schedule(policy, ends_at)
-        )
-        record = yield from self._write(
-            state, op, body, "sampler_weights", sampler_id, prefix=prefix
-        )
+        files = self.export(state, optimizer=False)
+        manifest = _manifest(state, op, body, "sampler_weights", sampler_id)
+        manifest = yield from self._policies.publish(prefix, manifest, files)
         sampler = SamplerRecord(
             sampler_id=sampler_id,
             tenant=state.record.tenant,
             session_id=state.record.session_id,
             base_model=state.record.base_model,
             policy=prefix,
-            created_at=record.manifest.created_at,
+            created_at=manifest.created_at,
         )
         effects = self._store.samplers.creation_effects(sampler)
         return _json(effects, sampling_session_id=sampler_id, type="save_weights_for_sampler")
@@ -238,34 +232,41 @@ class Operations:
         kind: CheckpointKind,
         name: str,
         *,
-        prefix: str | None = None,
         overwrite: bool = False,
     ) -> Generator[float, None, CheckpointRecord]:
-        optimizer = kind == "weights"
-        files = self.export(state, optimizer=optimizer)
-        now = time.time()
-        manifest = CheckpointManifest(
-            run=state.record,
-            kind=kind,
-            name=name,
-            step=state.step,
-            has_optimizer=optimizer,
-            created_at=now,
-            user_metadata=body.user_metadata,
-            step_key=body.step_key,
-            request_id=op.request_id,
-            files={},
-        )
+        files = self.export(state, optimizer=kind == "weights")
+        manifest = _manifest(state, op, body, kind, name)
         ttl = body.ttl_seconds
-        settings = CheckpointSettings(expires_at=None if ttl is None else now + ttl)
+        settings = CheckpointSettings(expires_at=None if ttl is None else manifest.created_at + ttl)
         return (
             yield from until_available(
                 op.request_id,
                 lambda: self._checkpoints.write(
-                    manifest, files, prefix=prefix, overwrite=overwrite, settings=settings
+                    manifest, files, overwrite=overwrite, settings=settings
                 ),
             )
         )
+
+
+def _manifest(
+    state: RunState,
+    op: Operation,
+    body: SaveWeights | SaveWeightsForSampler,
+    kind: CheckpointKind,
+    name: str,
+) -> CheckpointManifest:
+    return CheckpointManifest(
+        run=state.record,
+        kind=kind,
+        name=name,
+        step=state.step,
+        has_optimizer=kind == "weights",
+        created_at=time.time(),
+        user_metadata=body.user_metadata,
+        step_key=body.step_key,
+        request_id=op.request_id,
+        files={},
+    )
 
 
 def _json(effects: list[Effect] | None = None, **body: object) -> Done:
