@@ -30,10 +30,6 @@ class DeepSpeedPlan:
     adapter_zero: Mapping[str, Any] = field(default_factory=lambda: {"stage": 0})
     base_zero: Mapping[str, Any] | None = None
 
-    @property
-    def base_partitioned(self) -> bool:
-        return self.base_zero is not None
-
 
 def read_plan(config: Mapping[str, Any]) -> DeepSpeedPlan:
     """What a DeepSpeed configuration asks for.

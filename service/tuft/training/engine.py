@@ -8,25 +8,28 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from safetensors import SafetensorError
 from safetensors.torch import save
 from torch import Tensor
 
 from tuft.contracts.operations import OptimStep
+from tuft.deepspeed_config import DeepSpeedPlan
 from tuft.errors import DamagedCheckpoint
 from tuft.modeling.adapters import read_safetensors
 from tuft.modeling.lora import Adapter
 from tuft.training.commands import StepReport
 
-# Losses are sums, and so are gradients over ranks. ZeRO 0: LoRA's optimizer state is small.
+# Losses are sums, and so are gradients over ranks.
 _CONFIG = {
     "train_micro_batch_size_per_gpu": 1,
     "gradient_accumulation_steps": 1,
-    "zero_optimization": {"stage": 0},
     "managed_gradient_accumulation": False,
     "gradient_allreduce_op": "sum",
     # ClippingAdamW clips, as each step asks; DeepSpeed would clip to 1 on its own.
     "gradient_clipping": 0.0,
+    # It knows torch's AdamW by its very class only.
+    "zero_allow_untested_optimizer": True,
 }
 _MOMENTS = ("exp_avg", "exp_avg_sq")
 
@@ -40,11 +43,17 @@ class ClippingAdamW(torch.optim.AdamW):
 
     max_norm: float = 0.0
     report: StepReport | None = None
+    partitioned: bool = False
+    """Each rank has a part of the parameter, and of its gradient (ZeRO 1)."""
 
     def step(self, closure: object = None) -> None:  # type: ignore[override]  # no closures
         assert closure is None
         parameters = self.param_groups[0]["params"]
         norm = torch.nn.utils.get_total_norm([parameter.grad for parameter in parameters])
+        if self.partitioned:
+            square = norm.double().square()
+            dist.all_reduce(square)
+            norm = square.sqrt().to(norm.dtype)
         grad_norm = float(norm)
         self.report = StepReport(grad_norm=grad_norm, applied=math.isfinite(grad_norm))
         if not self.report.applied:
@@ -60,13 +69,16 @@ class AdapterEngine:
     Making one is a collective operation: the ranks' weights become those of rank 0.
     """
 
-    def __init__(self, adapter: Adapter) -> None:
+    def __init__(self, adapter: Adapter, plan: DeepSpeedPlan) -> None:
         import deepspeed
 
         self.adapter = adapter
         self._optimizer = ClippingAdamW(adapter.parameters(), fused=True)
+        self._optimizer.partitioned = plan.adapter_stage == 1
         self._engine: Any = deepspeed.initialize(
-            model=adapter, optimizer=self._optimizer, config=_CONFIG
+            model=adapter,
+            optimizer=self._optimizer,
+            config={**_CONFIG, "zero_optimization": dict(plan.adapter_zero)},
         )[0]
 
     def step(self, settings: OptimStep) -> StepReport:
@@ -92,14 +104,17 @@ class AdapterEngine:
         self.adapter.forget_gradient()
 
     def optimizer_file(self) -> bytes:
-        """AdamW's state as safetensors: `{parameter}/{moment}`; the step is in the metadata."""
+        """AdamW's state as safetensors: `{parameter}/{moment}`; the step is in the metadata.
+
+        The same for any number of ranks. Collective where the state is partitioned.
+        """
         tensors: dict[str, Tensor] = {}
         step = 0
-        state = self._optimizer.state.get(self.adapter.flat)
+        state = self._optimizer.state.get(self._optimized)
         if state:
             step = int(state["step"])
             for moment in _MOMENTS:
-                views = self.adapter.views_of(state[moment].detach().cpu())
+                views = self.adapter.views_of(self._whole(state[moment].detach()).cpu())
                 tensors |= {f"{name}/{moment}": view.clone() for name, view in views.items()}
         return save(tensors, metadata={"format": "pt", "adamw": json.dumps({"step": step})})
 
@@ -112,11 +127,36 @@ class AdapterEngine:
         step, tensors = _read_optimizer(data)
         if step == 0:
             return
-        flat = self.adapter.flat
-        self._optimizer.state[flat] = {
-            "step": torch.tensor(float(step), device=flat.device),
-            **{moment: _moment(self.adapter, tensors, moment) for moment in _MOMENTS},
+        moments = {
+            moment: self._part(_moment(self.adapter, tensors, moment)) for moment in _MOMENTS
         }
+        self._optimizer.state[self._optimized] = {
+            "step": torch.tensor(float(step), device=self.adapter.flat.device),
+            **moments,
+        }
+
+    @property
+    def _optimized(self) -> Tensor:
+        """What this rank's optimizer steps: the parameter, or this rank's part, float32."""
+        parameter: Tensor = self._optimizer.param_groups[0]["params"][0]
+        return parameter
+
+    def _whole(self, part: Tensor) -> Tensor:
+        """One entry a weight, of what is split over the ranks as `_optimized` is. Collective."""
+        if not self._optimizer.partitioned:
+            return part
+        whole = part.new_empty(part.numel() * dist.get_world_size())
+        dist.all_gather_into_tensor(whole, part)
+        return whole[: self.adapter.flat.numel()]
+
+    def _part(self, whole: Tensor) -> Tensor:
+        """This rank's part of one entry a weight; the last rank's ends in zeros."""
+        if not self._optimizer.partitioned:
+            return whole
+        part = whole.new_zeros(self._optimized.numel())
+        mine = whole[dist.get_rank() * part.numel() :][: part.numel()]
+        part[: mine.numel()] = mine
+        return part
 
 
 def _moment(adapter: Adapter, tensors: Mapping[str, Tensor], moment: str) -> Tensor:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
 from functools import partial
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from tuft.contracts.wire import Row
 from tuft.errors import ConfigError
 from tuft.modeling.loading import PreTrainedModel
 from tuft.modeling.lora import Adapter, LoraLinear, Segment, use_adapters
@@ -18,38 +21,60 @@ from tuft.training.attention import ATTENTION, Layout, use_layout
 from tuft.training.commands import MicroBatch, RowGroup, RowResult
 from tuft.training.head import Head, HeadResult
 from tuft.training.packed import PackedBatch, tokens_of
+from tuft.training.partitioned import PartitionedBase
 
 Adapters = Mapping[str, Adapter]
 
 # So few forward-only tokens cost less in others' backward pass than in a pass of their own.
 _FEW_TOKENS = 32
+# What a rank computes that has no rows, where all must make the same calls.
+_IDLE = RowGroup(
+    run_id="",
+    rows=[Row(tokens=np.zeros(1, np.int64), inputs={"target_tokens": np.zeros(1, np.int64)})],
+    loss_fn="cross_entropy",
+    loss_config={},
+    backward=False,
+)
 _CHECK_LENGTHS = (5, 16, 11, 16)
 
 
 class Forward:
     """Computes micro-batches on one rank's base model. Nobody else may use the model."""
 
-    def __init__(self, model: PreTrainedModel, activation_bytes: int | None = None) -> None:
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        activation_bytes: int | None = None,
+        base: PartitionedBase | None = None,
+    ) -> None:
         """
         Args:
             model: with LoRA layers (`inject_lora`), in eval mode.
             activation_bytes: what the activations of one micro-batch may take before they are
                 computed again in the backward pass (activation checkpointing); None: any amount.
+            base: where the ranks have a part of the model each. Then this is collective.
 
         Raises:
             ConfigError: this architecture is not served.
         """
         self.model = model
+        self._base = base
         if model.config.get_text_config()._attn_implementation == ATTENTION:
             model.set_attn_implementation("sdpa")
-        expected = self._own_logits()
-        model.set_attn_implementation(ATTENTION)
-        self._head = Head(model)
-        self._check(expected)
+        with self._output():
+            expected = self._own_logits()
+            model.set_attn_implementation(ATTENTION)
+            self._head = Head(model)
+            self._check(expected)
         self._activation_bytes = activation_bytes
         self._bytes_per_token = self._measure_activations()
 
-    def compute(self, adapters: Adapters, micro_batch: MicroBatch) -> list[RowResult]:
+    def compute(
+        self,
+        adapters: Adapters,
+        micro_batch: MicroBatch,
+        everyone: Sequence[MicroBatch | None] = (),
+    ) -> list[RowResult]:
         """Losses and target logprobs of all rows, in order; gradients are added to the adapters'.
 
         Rows with a loss that is not finite add no gradient, and nor do the other rows of their
@@ -58,34 +83,49 @@ class Forward:
         Args:
             adapters: by run id.
             micro_batch: groups of rows.
+            everyone: what each rank computes at the same time, this one included. Needed where
+                the base model is partitioned: then this is collective, and there may be no rows.
         """
         results: dict[int, list[RowResult]] = {}
-        for chosen in _passes(micro_batch):
-            groups = [micro_batch[index] for index in chosen]
-            results |= zip(chosen, self._pass(adapters, groups), strict=True)
+        for each in _passes(micro_batch) if self._base is None else _joint(micro_batch, everyone):
+            groups = [micro_batch[index] for index in each.chosen] or [_IDLE]
+            results |= zip(each.chosen, self._pass(adapters, groups, each), strict=False)
         return [row for index in range(len(micro_batch)) for row in results[index]]
 
-    def _pass(self, adapters: Adapters, groups: Sequence[RowGroup]) -> list[list[RowResult]]:
+    def _pass(
+        self, adapters: Adapters, groups: Sequence[RowGroup], which: _Pass
+    ) -> list[list[RowResult]]:
         """Results of each group's rows."""
         batch = PackedBatch(groups)
         segments = [
-            Segment(adapters[group.run_id], tokens_of([group]), group.backward) for group in groups
+            Segment(adapters.get(group.run_id), tokens_of([group]), group.backward)
+            for group in groups
         ]
-        training = [segment for segment in segments if segment.trains]
-        for segment in training:
-            assert segment.adapter is not None
-            segment.adapter.begin_gradient()
-        with torch.set_grad_enabled(bool(training)), self._layers(batch, segments):
+        for segment in segments:
+            if segment.trains:
+                assert segment.adapter is not None
+                segment.adapter.begin_gradient()
+        if self._base is not None:
+            self._base.begin()
+        with torch.set_grad_enabled(which.backward), self._layers(batch, segments, which.tokens):
             hidden = self._hidden(batch)
             kept = {index: _head_gradient(self.model, each) for index, each in enumerate(segments)}
-            head = self._head.run(hidden, batch, segments)
+            with self._output():
+                head = self._head.run(hidden, batch, segments)
             results = _results(batch, head)
             for index, rows in enumerate(results):
                 if not all(math.isfinite(row.loss) for row in rows):
                     self._leave_out(batch, head, segments, index, kept[index])
-            if hidden.requires_grad and head.grad is not None:
-                torch.autograd.backward(hidden, head.grad)
+            grad = head.grad
+            if grad is None and self._base is not None:
+                grad = torch.zeros_like(hidden)  # other ranks go back through the layers, too
+            if hidden.requires_grad and grad is not None:
+                torch.autograd.backward(hidden, grad)
         return results
+
+    def _output(self) -> AbstractContextManager[None]:
+        """The output projection can be used, also where it is partitioned."""
+        return nullcontext() if self._base is None else self._base.whole_output()
 
     def _leave_out(
         self,
@@ -114,12 +154,14 @@ class Forward:
         return hidden
 
     @contextmanager
-    def _layers(self, batch: PackedBatch, segments: Sequence[Segment]) -> Iterator[None]:
+    def _layers(
+        self, batch: PackedBatch, segments: Sequence[Segment], tokens: int
+    ) -> Iterator[None]:
         """How layers are to treat this batch, in its forward and its backward pass."""
         layout = Layout(batch.lengths, self.model.device)
         again = False
         if self._activation_bytes is not None and torch.is_grad_enabled():
-            again = batch.size * self._bytes_per_token > self._activation_bytes
+            again = tokens * self._bytes_per_token > self._activation_bytes
         with use_adapters(self.model, segments), use_layout(layout):
             for layer in self.model.get_decoder().layers if again else ():
                 # The layer's own switch; its parts stay in eval mode.
@@ -172,7 +214,8 @@ class Forward:
         embedded = self.model.get_input_embeddings()(ids).detach().requires_grad_()
 
         def note(tensor: Tensor) -> Tensor:
-            saved[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+            if not isinstance(tensor, torch.nn.Parameter):
+                saved[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
             return tensor
 
         hooks = torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor)
@@ -183,17 +226,45 @@ class Forward:
             ).last_hidden_state
             size = sum(nbytes for where, nbytes in saved.items() if where not in weights)
         del out
-        return size / length
+        # Ranks decide alike.
+        return size / length if self._base is None else self._base.largest(size) / length
 
 
-def _passes(micro_batch: MicroBatch) -> list[list[int]]:
+@dataclass(frozen=True)
+class _Pass:
+    """Groups (by index) that run together; `tokens`: of the rank that has most."""
+
+    chosen: Sequence[int]
+    backward: bool
+    tokens: int
+
+
+def _passes(micro_batch: MicroBatch) -> list[_Pass]:
     """Which groups run together: a forward-only one needs no part in a backward pass."""
     trained = [index for index, group in enumerate(micro_batch) if group.backward]
     looked_at = [index for index, group in enumerate(micro_batch) if not group.backward]
     tokens = tokens_of([micro_batch[index] for index in looked_at])
     if trained and tokens <= _FEW_TOKENS:
-        return [list(range(len(micro_batch)))]
-    return [each for each in (trained, looked_at) if each]
+        return [_Pass(range(len(micro_batch)), True, tokens_of(micro_batch))]
+    passes = [
+        _Pass(trained, True, tokens_of(micro_batch) - tokens),
+        _Pass(looked_at, False, tokens),
+    ]
+    return [each for each in passes if each.chosen]
+
+
+def _joint(micro_batch: MicroBatch, everyone: Sequence[MicroBatch | None]) -> list[_Pass]:
+    """Every pass that any rank needs: all ranks call the same modules, in the same order."""
+    passes = []
+    for backward in (True, False):
+        chosen = [index for index, group in enumerate(micro_batch) if group.backward == backward]
+        tokens = max(
+            tokens_of([group for group in each or () if group.backward == backward])
+            for each in everyone
+        )
+        if tokens:
+            passes.append(_Pass(chosen, backward, tokens))
+    return passes
 
 
 def _results(batch: PackedBatch, head: HeadResult) -> list[list[RowResult]]:

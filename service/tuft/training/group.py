@@ -1,8 +1,7 @@
 """The ranks of a trainer group: rank 0 commands, the others follow.
 
-Every rank does every command, also one that has no rows for it. Weights and optimizer state
-are whole on each rank. If a rank dies, the others fail at their next exchange and end; the
-supervisor starts the group anew.
+Every rank does every command, also one that has no rows for it. If a rank dies, the others
+fail at their next exchange and end; the supervisor starts the group anew.
 """
 
 from __future__ import annotations
@@ -25,6 +24,8 @@ log = logging.getLogger(__name__)
 # Followers wait for the next command this long. A rank that dies is noticed at once, by its
 # closed connection; an idle trainer must not be taken for a dead one.
 _PATIENCE = timedelta(days=30)
+# In a command, ranks wait for the slowest of them only. (A dead rank's NCCL peers don't notice.)
+_SLOWEST_RANK = timedelta(minutes=30)
 _CPU = torch.device("cpu")
 
 
@@ -43,6 +44,8 @@ class Place:
     rank: int
     world_size: int
     device: torch.device
+    commands: dist.ProcessGroup | None = None
+    """How rank 0's commands travel, on CPU; None in a group of one."""
 
 
 def join_group() -> Place:
@@ -65,10 +68,12 @@ def join_group() -> Place:
     if world_size == 1:
         store = torch.distributed.HashStore()  # type: ignore[attr-defined]  # not in __all__
         dist.init_process_group(backend, store=store, rank=0, world_size=1)
+        commands = None
     else:
-        dist.init_process_group(backend, timeout=_PATIENCE)
+        dist.init_process_group(backend, timeout=_SLOWEST_RANK)
+        commands = dist.new_group(backend="gloo", timeout=_PATIENCE)
     _init_deepspeed(backend)
-    return Place(rank, world_size, device)
+    return Place(rank, world_size, device, commands)
 
 
 def _init_deepspeed(backend: str) -> None:
@@ -141,14 +146,14 @@ class RankGroup:
         leader = self._place.rank == 0
         gathered: list[_Answer] | None = [answer] * self.size if leader else None
         try:
-            dist.gather_object(answer, gathered, dst=0)
+            dist.gather_object(answer, gathered, dst=0, group=self._place.commands)
         except RuntimeError as error:
             raise GroupBroken(f"rank {self._place.rank} lost another rank: {error}") from error
         return gathered or []
 
     def _broadcast(self, box: list[Command | None]) -> None:
         try:
-            dist.broadcast_object_list(box, src=0, device=_CPU)
+            dist.broadcast_object_list(box, src=0, group=self._place.commands, device=_CPU)
         except RuntimeError as error:
             raise GroupBroken(f"rank {self._place.rank} lost another rank: {error}") from error
 
@@ -162,7 +167,7 @@ class RankGroup:
         except Exception as error:
             # The operation fails, and neither the worker nor other tenants with it. But a
             # collective command has left the ranks out of step.
-            if command.collective and self.size > 1:
+            if self.size > 1 and self._replica.is_collective(command):
                 raise
             log.exception("rank %d: %s failed", self._place.rank, type(command).__name__)
             return _Answer(failure=f"{type(error).__name__}: {error}")

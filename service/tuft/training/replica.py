@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+from tuft.deepspeed_config import DeepSpeedPlan
 from tuft.modeling.adapters import adapter_files, adapter_from_files, new_adapter
 from tuft.modeling.loading import PreTrainedModel
 from tuft.modeling.lora import Adapter
 from tuft.training import commands
 from tuft.training.engine import AdapterEngine
 from tuft.training.forward import Forward
+from tuft.training.partitioned import PartitionedBase
 
 OPTIMIZER_FILE = "optimizer.safetensors"
 
@@ -21,10 +25,13 @@ class Replica:
         model_name: str,
         rank: int,
         activation_bytes: int | None = None,
+        plan: DeepSpeedPlan | None = None,
+        base: PartitionedBase | None = None,
     ) -> None:
-        """`activation_bytes` as `Forward` has it. Raises: ConfigError."""
+        """`activation_bytes` and `base` as `Forward` has them. Raises: ConfigError."""
         self._model = model
-        self._forward = Forward(model, activation_bytes)
+        self._forward = Forward(model, activation_bytes, base)
+        self._plan = plan or DeepSpeedPlan()
         self._model_name = model_name
         self._rank = rank
         self._built: dict[str, Adapter] = {}
@@ -35,6 +42,15 @@ class Replica:
         """Of the base model, also where its ranks have a part each."""
         return sum(getattr(p, "ds_numel", p.numel()) for p in self._model.parameters())
 
+    def is_collective(self, command: commands.Command) -> bool:
+        """Whether ranks talk to each other while they do it: it fails on all of them or none."""
+        match command:
+            case commands.Compute():
+                return self._plan.base_zero is not None
+            case commands.Export(_, optimizer):
+                return optimizer and self._plan.adapter_stage == 1
+        return command.collective
+
     def do(self, command: commands.Command) -> object:
         """Do a command; its class says what the result is.
 
@@ -43,7 +59,7 @@ class Replica:
         """
         match command:
             case commands.Compute(micro_batches):
-                return self._compute(micro_batches[self._rank])
+                return self._compute(micro_batches)
             case commands.Step(run_id, hyperparameters):
                 return self._engines[run_id].step(hyperparameters)
             case commands.ClearGradients(run_id):
@@ -55,7 +71,7 @@ class Replica:
             case commands.Start(run_id, optimizer):
                 self._start(run_id, optimizer)
             case commands.Export(run_id, optimizer):
-                return self._export(run_id, optimizer) if self._rank == 0 else None
+                return self._export(run_id, optimizer)
             case commands.Close(run_id):
                 self._built.pop(run_id, None)
                 self._engines.pop(run_id, None)
@@ -63,21 +79,25 @@ class Replica:
                 raise TypeError(f"no rank knows the command {command!r}")
         return None
 
-    def _compute(self, micro_batch: commands.MicroBatch | None) -> list[commands.RowResult]:
-        if not micro_batch:
-            return []
-        adapters = {group.run_id: self._engines[group.run_id].adapter for group in micro_batch}
-        return self._forward.compute(adapters, micro_batch)
+    def _compute(
+        self, micro_batches: Sequence[commands.MicroBatch | None]
+    ) -> list[commands.RowResult]:
+        mine = micro_batches[self._rank] or ()
+        adapters = {group.run_id: self._engines[group.run_id].adapter for group in mine}
+        return self._forward.compute(adapters, mine, micro_batches)
 
     def _start(self, run_id: str, optimizer: bytes | None) -> None:
-        engine = AdapterEngine(self._built.pop(run_id))
+        engine = AdapterEngine(self._built.pop(run_id), self._plan)
         if optimizer is not None:
             engine.load_optimizer(optimizer)
         self._engines[run_id] = engine
 
-    def _export(self, run_id: str, optimizer: bool) -> dict[str, bytes]:
+    def _export(self, run_id: str, optimizer: bool) -> dict[str, bytes] | None:
         engine = self._engines[run_id]
+        # Ranks that have a part of the state each put it together.
+        joint = self.is_collective(commands.Export(run_id, optimizer))
+        state = engine.optimizer_file() if optimizer and (joint or self._rank == 0) else None
+        if self._rank != 0:
+            return None
         files = adapter_files(engine.adapter, self._model_name)
-        if optimizer:
-            files[OPTIMIZER_FILE] = engine.optimizer_file()
-        return files
+        return files if state is None else {**files, OPTIMIZER_FILE: state}

@@ -13,13 +13,15 @@ from typing import TypeVar
 import torch
 
 from tuft.config import ModelConfig, ServiceConfig
+from tuft.contracts.records import ModelInfo
 from tuft.errors import Unavailable
-from tuft.modeling.loading import describe_model, load_base
+from tuft.modeling.loading import describe_model, load_base, resolve_dtype
 from tuft.modeling.lora import inject_lora
 from tuft.objects import open_object_store
 from tuft.store import Heartbeat, Store, connect
 from tuft.training.group import Place, RankGroup, join_group
 from tuft.training.leader import Leader
+from tuft.training.partitioned import PartitionedBase
 from tuft.training.replica import Replica
 
 log = logging.getLogger(__name__)
@@ -37,15 +39,14 @@ def run_worker(config: ServiceConfig, entry: ModelConfig, folder: Path, store_ur
     place = join_group()
     torch.set_num_threads(config.trainer.threads or _share_of_cores(place.world_size))
     if place.rank != 0:
-        _load(entry, folder, place)[0].follow()
+        _load(config, entry, folder, place)[0].follow()
         return
     store = Store(connect(store_url))
     model_name = entry.model_name
     # Only rank 0 tells, and a host has one rank 0 of a model.
     worker_id = f"trainer:{model_name}@{socket.gethostname()}"
     heartbeat = Heartbeat(store, worker_id, "trainer", model_name)
-    group, model = _load(entry, folder, place)
-    info = describe_model(model, entry)
+    group, info = _load(config, entry, folder, place)
     lease = _patiently(lambda: store.workers.acquire(f"trainer:{model_name}"))
     _patiently(lambda: store.workers.set_model_info(info))
     heartbeat.ready()
@@ -54,10 +55,20 @@ def run_worker(config: ServiceConfig, entry: ModelConfig, folder: Path, store_ur
     Leader(group, store, objects, config, model_name, lease).run()
 
 
-def _load(entry: ModelConfig, folder: Path, place: Place) -> tuple[RankGroup, torch.nn.Module]:
-    model = load_base(folder, entry.dtype, place.device)
+def _load(
+    config: ServiceConfig, entry: ModelConfig, folder: Path, place: Place
+) -> tuple[RankGroup, ModelInfo]:
+    plan = config.trainer.deepspeed_plan
+    dtype = str(resolve_dtype(entry.dtype, place.device)).removeprefix("torch.")
+    # What is partitioned goes to the device weight by weight.
+    model = load_base(folder, dtype, place.device if plan.base_zero is None else "cpu")
+    info = describe_model(model, entry)
+    base = None
+    if plan.base_zero is not None:
+        base = PartitionedBase(model, plan.base_zero, place.device)
     inject_lora(model)
-    return RankGroup(Replica(model, entry.model_name, place.rank), place), model
+    replica = Replica(model, entry.model_name, place.rank, plan=plan, base=base)
+    return RankGroup(replica, place), info
 
 
 def _share_of_cores(world_size: int) -> int:
