@@ -122,7 +122,7 @@ def test_a_full_example(tmp_path: Path) -> None:
         ),
         (
             {"supported_models": [MODEL | {"tensor_parallel_size": 2}]},
-            "supported_models.0.tensor_parallel_size: the transformers sampler serves",
+            "tensor_parallel_size 2 of 'org/model' needs sampler.engine vllm",
         ),
         (
             {"supported_models": [MODEL | {"tensor_parallel_size": 0}]},
@@ -254,3 +254,30 @@ def test_persistence_from_python(tmp_path: Path) -> None:
         assert PersistenceConfig.model_validate(config.model_dump()) == config
     with pytest.raises(ValidationError, match=r"persistence\.redis_url 'localhost:6379' must"):
         PersistenceConfig.from_redis_url("localhost:6379")
+
+
+def test_vllm_may_spread_a_model(tmp_path: Path) -> None:
+    spread = {"supported_models": [MODEL | {"tensor_parallel_size": 2}]}
+    assert load(tmp_path, spread | {"sampler": {"engine": "vllm"}}).vllm_lora_rank == 64
+
+
+def test_vllm_serves_certain_ranks(tmp_path: Path) -> None:
+    def config(rank: int, **vllm: object) -> dict[str, object]:
+        sampler = {"engine": "vllm", "vllm": vllm}
+        return {
+            "supported_models": [MODEL],
+            "trainer": {"max_lora_rank": rank},
+            "sampler": sampler,
+        }
+
+    assert load(tmp_path, config(33)).vllm_lora_rank == 64
+    assert load(tmp_path, config(33, max_lora_rank=16)).vllm_lora_rank == 16
+    assert "vLLM has 8, 16, 32" in refused(tmp_path, config(33, max_lora_rank=12))
+    assert "max_lora_rank 600 is more than vLLM serves: 512" in refused(tmp_path, config(600))
+
+
+def test_gpus_are_given_for_every_sampler(tmp_path: Path) -> None:
+    message = refused(
+        tmp_path, {"supported_models": [MODEL], "sampler": {"replicas": 2, "gpus": ["0"]}}
+    )
+    assert "sampler.gpus has 1 entries; there are 2 sampler processes" in message

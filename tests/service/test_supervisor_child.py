@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
 
+import psutil
 import pytest
 
 from tests.waiting import wait_until
@@ -79,3 +80,22 @@ def test_a_child_that_ignores_the_request_is_killed(
     [process] = group.processes
     group.stop(grace_s=0.2)
     assert process.returncode == -signal.SIGKILL
+
+
+def test_what_a_killed_child_leaves_behind_ends_with_it(
+    groups: list[ChildGroup], log_file: Path
+) -> None:
+    """Grandchildren that do not look after their parent, like vLLM's processes."""
+    code = (
+        "import subprocess,sys,signal; "
+        "child=subprocess.Popen([sys.executable,'-c','import signal; signal.pause()']); "
+        "print(child.pid, flush=True); signal.pause()"
+    )
+    group = group_of(groups, code, log_file)
+    wait_until(lambda: log_file.read_text().endswith("\n"), 10)
+    grandchild = psutil.Process(int(log_file.read_text()))
+    group.processes[0].kill()
+    wait_until(lambda: group.keep_up() == -signal.SIGKILL, 10)
+    wait_until(
+        lambda: not grandchild.is_running() or grandchild.status() == psutil.STATUS_ZOMBIE, 10
+    )

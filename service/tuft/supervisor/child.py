@@ -8,6 +8,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -112,6 +113,7 @@ class ChildGroup:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
+            _kill_group(process.pid)
         self.processes = []
 
     def log_tail(self, lines: int = 15) -> str:
@@ -120,6 +122,12 @@ class ChildGroup:
             return "(nothing was printed)"
         text = self.log_file.read_text(errors="replace").splitlines()
         return "\n".join(text[-lines:]) or "(nothing was printed)"
+
+
+def _kill_group(leader: int) -> None:
+    """End what a child that is gone has left behind: vLLM's processes outlive their parent."""
+    with suppress(ProcessLookupError):
+        os.killpg(leader, signal.SIGKILL)
 
 
 def _describe_exit(code: int) -> str:

@@ -96,7 +96,9 @@ class Supervisor:
         config_file = self._write_config(self._prepare_models())
         self._groups = [self._api(config_file)]
         for model in self._config.supported_models:
-            self._groups += [self._trainer(config_file, model), self._sampler(config_file, model)]
+            self._groups += [self._trainer(config_file, model)]
+            for replica in range(self._config.sampler.replicas):
+                self._groups.append(self._sampler(config_file, model, replica))
         for group in self._groups:
             group.start()
         self._say("loading models …")
@@ -165,10 +167,20 @@ class Supervisor:
         env = self._env(config_file, TUFT_HOST=self._host, TUFT_PORT=str(self._port))
         return self._group("api", "tuft.api", lambda: [env])
 
-    def _sampler(self, config_file: Path, model: ModelConfig) -> ChildGroup:
-        threads = str(self._config.sampler.threads or os.cpu_count() or 1)
-        env = self._env(config_file, TUFT_MODEL=model.model_name, OMP_NUM_THREADS=threads)
-        return self._group(f"sampler-{_slug(model)}", "tuft.sampling", lambda: [env])
+    def _sampler(self, config_file: Path, model: ModelConfig, replica: int) -> ChildGroup:
+        sampler = self._config.sampler
+        threads = sampler.threads or max(1, (os.cpu_count() or 1) // sampler.replicas)
+        env = self._env(config_file, TUFT_MODEL=model.model_name, OMP_NUM_THREADS=str(threads))
+        name = f"sampler-{_slug(model)}"
+        if replica:
+            # The first has the worker's default name, so that it finds its work again when
+            # `replicas` changes; what the others held goes to it after a minute.
+            env["TUFT_WORKER_ID"] = f"sampler:{model.model_name}@{socket.gethostname()}#{replica}"
+            name += f"-{replica}"
+        if sampler.gpus is not None:
+            index = self._config.supported_models.index(model) * sampler.replicas + replica
+            env["CUDA_VISIBLE_DEVICES"] = sampler.gpus[index]
+        return self._group(name, "tuft.sampling", lambda: [env])
 
     def _trainer(self, config_file: Path, model: ModelConfig) -> ChildGroup:
         ranks = self._config.trainer.ranks

@@ -1,0 +1,44 @@
+"""Replicas of a sampler: what each process is told."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tuft.config import ServiceConfig
+from tuft.supervisor import Supervisor
+from tuft.supervisor.child import ChildGroup
+from tuft.supervisor.tree import free_port
+
+
+def test_replicas_have_names_and_gpus_of_their_own(tmp_path: Path) -> None:
+    config = ServiceConfig.model_validate(
+        {
+            "supported_models": [
+                {"model_name": name, "model_path": "org/name"} for name in ("org/a", "b")
+            ],
+            "sampler": {"replicas": 2, "gpus": ["0,1", "2,3", "4,5", "6,7"], "threads": 3},
+        }
+    )
+    supervisor = Supervisor(
+        config, checkpoint_dir=tmp_path, host="127.0.0.1", port=free_port(), log_dir=tmp_path
+    )
+    groups: list[ChildGroup] = [
+        supervisor._sampler(tmp_path / "config.json", model, replica)
+        for model in config.supported_models
+        for replica in range(config.sampler.replicas)
+    ]
+    assert [group.name for group in groups] == [
+        "sampler-org-a",
+        "sampler-org-a-1",
+        "sampler-b",
+        "sampler-b-1",
+    ]
+    assert len({group.log_file for group in groups}) == 4
+    envs = [group.envs()[0] for group in groups]
+    assert [env["CUDA_VISIBLE_DEVICES"] for env in envs] == ["0,1", "2,3", "4,5", "6,7"]
+    assert {env["OMP_NUM_THREADS"] for env in envs} == {"3"}
+    # The first keeps the name that a single sampler has.
+    names = [env.get("TUFT_WORKER_ID") for env in envs]
+    assert names[0] is names[2] is None
+    assert str(names[1]).startswith("sampler:org/a@")
+    assert names[1] != names[3]
