@@ -53,8 +53,22 @@ def _run(config: ServiceConfig, model: ModelConfig, folder: Path, stop: threadin
     name = os.environ.get("TUFT_WORKER_ID") or f"sampler:{model.model_name}@{socket.gethostname()}"
     heartbeat = Heartbeat(store, name, "sampler", model.model_name)
     engine = _engine(config, model, folder)
-    if stop.is_set():
-        return
+    try:
+        if not stop.is_set():
+            _serve(config, model, store, name, engine, heartbeat, stop)
+    finally:
+        engine.close()
+
+
+def _serve(
+    config: ServiceConfig,
+    model: ModelConfig,
+    store: Store,
+    name: str,
+    engine: Engine,
+    heartbeat: Heartbeat,
+    stop: threading.Event,
+) -> None:
     objects = open_object_store(config.object_store)
     background = Background()
     handover = config.handover_folder
@@ -81,7 +95,12 @@ def _run(config: ServiceConfig, model: ModelConfig, folder: Path, stop: threadin
 
 
 def _engine(config: ServiceConfig, model_config: ModelConfig, folder: Path) -> Engine:
-    """The configured engine; so far there is one kind."""
+    """The configured engine."""
+    if config.sampler.engine == "vllm":
+        from tuft.sampling.vllm_options import start_vllm
+
+        return start_vllm(config, model_config, folder)
+
     import torch
 
     from tuft.modeling.loading import describe_model, load_base

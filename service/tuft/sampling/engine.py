@@ -67,3 +67,7 @@ class Engine(Protocol):
         not on what else is in the batch (up to floating-point noise in the logits).
         """
         ...
+
+    def close(self) -> None:
+        """End what the engine runs beside this process; nothing is called after it."""
+        ...

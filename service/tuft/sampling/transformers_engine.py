@@ -115,6 +115,9 @@ class TransformersEngine:
         done += self._decode()
         return done
 
+    def close(self) -> None:
+        """Nothing runs beside this process."""
+
     # Reading prompts
 
     def _read_prompts(self) -> list[Finished]:

@@ -16,6 +16,7 @@ from tuft.checkpoints import parse_path
 from tuft.contracts.operations import FutureRecord, digest_of
 from tuft.contracts.policies import policy_name
 from tuft.contracts.records import SamplerRecord
+from tuft.contracts.vllm import check_params, check_policy
 from tuft.errors import InvalidRequest, NotFound
 
 router = APIRouter()
@@ -57,14 +58,18 @@ def asample(services: Injected, caller: Authenticated, body: JsonBody) -> dict[s
     operation = to_operation(
         request, sampler, services.model_info(sampler.base_model), limits.max_num_samples
     )
+    check_params(services.config, operation.params)
     future = FutureRecord(
         request_id=operation.request_id,
         tenant=caller.tenant,
         result_type="Sample",
         content="proto",
     )
-    accepted = services.store.samples.accept(
-        operation, future, max_pending=limits.max_pending_samples
+    accepted = services.waiters.expect(
+        future,
+        lambda: services.store.samples.accept(
+            operation, future, max_pending=limits.max_pending_samples
+        ),
     )
     return {
         "request_id": accepted.request_id,
@@ -99,6 +104,7 @@ def _new_sampler(
             raise InvalidRequest(
                 f"base_model is {base_model!r}, but checkpoint {request.model_path} is of {found!r}"
             )
+        check_policy(services.config, manifest.run.lora)
         base_model, policy = found, policy_name(place.prefix, manifest)
     if base_model is None:
         raise InvalidRequest("give base_model or model_path")

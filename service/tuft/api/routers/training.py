@@ -29,6 +29,7 @@ from tuft.contracts.operations import (
     digest_of,
 )
 from tuft.contracts.records import CheckpointKind
+from tuft.contracts.vllm import check_policy
 from tuft.errors import InvalidRequest
 
 router = APIRouter()
@@ -107,6 +108,9 @@ def save_weights_for_sampler(
         name = None if request.path is None else check_name(request.path)
         if name is not None:
             _check_free(services, slot, "sampler_weights", name)
+        else:
+            # A named one may be meant for another place; a session is for here.
+            check_policy(services.config, slot.run.lora)
         return Draft(
             body=SaveWeightsForSampler(
                 name=name,
