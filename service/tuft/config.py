@@ -105,7 +105,9 @@ class TrainerConfig(Section):
     """Processes (DeepSpeed ranks) per base model; rows are sharded over them."""
     max_lora_rank: int = Field(default=64, ge=1)
     max_resident_adapters: int = Field(default=32, ge=1)
-    """Training runs kept in memory; older idle ones are snapshotted and come back by themselves."""
+    """Training runs kept in memory, and under way at a time; others wait on disk (`spill_gb`)."""
+    spill_gb: float = Field(default=8.0, ge=0)
+    """Disk in TMPDIR of each rank for idle adapters; beyond it, idle ones come back by replay."""
     max_training_runs: int = Field(default=10_000, ge=1)
     """Live training runs a tenant may have."""
     micro_batch_tokens: int | None = Field(default=None, ge=1)

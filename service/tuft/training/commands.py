@@ -118,7 +118,22 @@ class Export(Command):
 
 
 @dataclass(frozen=True)
+class Spill(Command):
+    """Put an adapter and all that training left in it on the rank's disk. Result: bytes there."""
+
+    run_id: str
+
+
+@dataclass(frozen=True)
+class Unspill(Command):
+    """Bring it back, bit for bit. Result: None."""
+
+    collective = True
+    run_id: str
+
+
+@dataclass(frozen=True)
 class Close(Command):
-    """Drop an adapter and its engine; nothing happens where there is none. Result: None."""
+    """Drop an adapter and its engine, wherever they are; nothing happens where there is none. Result: None."""
 
     run_id: str

@@ -14,6 +14,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from tuft.contracts.operations import OptimStep
+from tuft.contracts.records import LoraSpec
 from tuft.deepspeed_config import DeepSpeedPlan
 from tuft.errors import DamagedCheckpoint
 from tuft.modeling.adapters import read_safetensors
@@ -130,9 +131,54 @@ class AdapterEngine:
         moments = {
             moment: self._part(_moment(self.adapter, tensors, moment)) for moment in _MOMENTS
         }
-        self._optimizer.state[self._optimized] = {
-            "step": torch.tensor(float(step), device=self.adapter.flat.device),
-            **moments,
+        self._set_moments(step, moments)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All that this rank has: `flat`, `grad` where one is accumulated, moments where there
+        are some; each float32 of one dimension.
+        """
+        found = {"flat": self.adapter.flat.detach()}
+        if self.adapter.flat.grad is not None:
+            found["grad"] = self.adapter.flat.grad
+        state = self._optimizer.state.get(self._optimized) or {}
+        return found | {moment: state[moment] for moment in _MOMENTS if state}
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps that the moments are of; 0 where there are none."""
+        state = self._optimizer.state.get(self._optimized)
+        return int(state["step"]) if state else 0
+
+    def take_over(self, spec: LoraSpec, tensors: Mapping[str, Tensor], steps: int) -> None:
+        """Go on as another adapter of the same layout, bit for bit.
+
+        `tensors` and `steps` as the other one's engine gave them on this rank; `flat` alone for
+        a fresh one.
+        """
+        flat = self.adapter.flat.detach()
+        self.reset()
+        self.adapter.spec, self.adapter.scaling = spec, spec.alpha / spec.rank
+        flat.copy_(tensors["flat"])
+        if self._optimizer.partitioned:
+            self._optimized.detach().copy_(self._part(flat))
+        if "grad" in tensors:
+            self.adapter.begin_gradient()
+            gradient = self.adapter.flat.grad
+            assert gradient is not None
+            gradient.copy_(tensors["grad"])
+        if steps > 0:
+            self._set_moments(steps, {moment: tensors[moment] for moment in _MOMENTS})
+
+    def reset(self) -> None:
+        """Forget gradients and moments."""
+        self.adapter.forget_gradient()
+        self._optimizer.state.clear()
+
+    def _set_moments(self, steps: int, moments: Mapping[str, Tensor]) -> None:
+        optimized = self._optimized
+        self._optimizer.state[optimized] = {
+            "step": torch.tensor(float(steps), device=optimized.device),
+            **{name: moment.to(optimized.device) for name, moment in moments.items()},
         }
 
     @property

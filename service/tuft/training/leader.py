@@ -96,6 +96,7 @@ class Leader:
             operations=self._operations,
             lease=lease,
             limit=slots,
+            spill_bytes=int(config.trainer.spill_gb * 1e9),
             is_busy=self._scheduler.is_active,
         )
         self._gaps: dict[str, float] = {}

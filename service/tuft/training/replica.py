@@ -9,7 +9,7 @@ from tuft.modeling.adapters import adapter_files, adapter_from_files, new_adapte
 from tuft.modeling.loading import PreTrainedModel
 from tuft.modeling.lora import Adapter
 from tuft.training import commands
-from tuft.training.engine import AdapterEngine
+from tuft.training.engines import Engines
 from tuft.training.forward import Forward
 from tuft.training.partitioned import PartitionedBase
 
@@ -35,7 +35,7 @@ class Replica:
         self._model_name = model_name
         self._rank = rank
         self._built: dict[str, Adapter] = {}
-        self._engines: dict[str, AdapterEngine] = {}
+        self._engines = Engines(self._plan)
 
     @property
     def num_parameters(self) -> int:
@@ -69,12 +69,16 @@ class Replica:
             case commands.Restore(run_id, files):
                 self._built[run_id] = adapter_from_files(self._model, files)
             case commands.Start(run_id, optimizer):
-                self._start(run_id, optimizer)
+                self._engines.start(run_id, self._built.pop(run_id), optimizer)
             case commands.Export(run_id, optimizer):
                 return self._export(run_id, optimizer)
+            case commands.Spill(run_id):
+                return self._engines.spill(run_id)
+            case commands.Unspill(run_id):
+                self._engines.unspill(run_id)
             case commands.Close(run_id):
                 self._built.pop(run_id, None)
-                self._engines.pop(run_id, None)
+                self._engines.close(run_id)
             case _:
                 raise TypeError(f"no rank knows the command {command!r}")
         return None
@@ -85,12 +89,6 @@ class Replica:
         mine = micro_batches[self._rank] or ()
         adapters = {group.run_id: self._engines[group.run_id].adapter for group in mine}
         return self._forward.compute(adapters, mine, micro_batches)
-
-    def _start(self, run_id: str, optimizer: bytes | None) -> None:
-        engine = AdapterEngine(self._built.pop(run_id), self._plan)
-        if optimizer is not None:
-            engine.load_optimizer(optimizer)
-        self._engines[run_id] = engine
 
     def _export(self, run_id: str, optimizer: bool) -> dict[str, bytes] | None:
         engine = self._engines[run_id]

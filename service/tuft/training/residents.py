@@ -7,7 +7,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TypeVar
+from typing import TypeVar, cast
 
 from tuft.contracts.operations import Operation, Tombstone
 from tuft.contracts.records import SnapshotRecord
@@ -33,12 +33,21 @@ Bringing = Generator[Piece, Answers | None, T]
 _REPLAY_AT_ONCE = 32
 
 
+@dataclass(frozen=True)
+class _PutAway:
+    state: RunState
+    size: int
+    """Bytes on the disk of rank 0."""
+
+
 @dataclass
 class Residents:
     """Keeps up to `limit` runs; the least recently used idle one goes first.
 
-    A run that is not here is rebuilt from its last snapshot and the journal after it, with
-    the same computations as the first time: on one rank, to the same bits.
+    It goes to the ranks' disks, up to `spill_bytes` of each: weights, moments and gradients come
+    back from there bit for bit. Where there is no room any more, the one that went first goes
+    from there, too. A run that is nowhere is rebuilt from its last snapshot and the journal
+    after it, with the same computations as the first time: on one rank, to the same bits.
     """
 
     group: RankGroup
@@ -47,16 +56,19 @@ class Residents:
     operations: Operations
     lease: Lease
     limit: int
+    spill_bytes: int
     is_busy: Callable[[str], bool]
     _states: OrderedDict[str, RunState] = field(default_factory=OrderedDict)
+    _away: OrderedDict[str, _PutAway] = field(default_factory=OrderedDict)
     _opening: int = 0
 
     def __post_init__(self) -> None:
         self._snapshots = Snapshots(self.objects)
 
     def get(self, run_id: str) -> RunState | None:
-        """The run's state where it is in memory."""
-        return self._states.get(run_id)
+        """The run's state where it is in memory, or on disk."""
+        away = self._away.get(run_id)
+        return self._states.get(run_id) if away is None else away.state
 
     def open(self, run_id: str) -> Bringing[RunState]:
         """The run's state, brought into memory first where it is not there.
@@ -71,7 +83,9 @@ class Residents:
             self._opening += 1
             try:
                 yield from self._make_room()
-                state = yield from self._rebuild(run_id)
+                state = self._bring_back(run_id)
+                if state is None:
+                    state = yield from self._rebuild(run_id)
             finally:
                 self._opening -= 1
             self._states[run_id] = state
@@ -81,6 +95,7 @@ class Residents:
     def discard(self, run_id: str) -> None:
         """Forget a run whose state is in doubt; it is rebuilt when it is needed."""
         self._states.pop(run_id, None)
+        self._away.pop(run_id, None)
         self.group.call(commands.Close(run_id))
 
     def write_snapshot(self, state: RunState, seq_id: int) -> SnapshotRecord | None:
@@ -129,10 +144,50 @@ class Residents:
             if state is None:
                 return
             log.info("putting %s away", state.run_id)
+            if self._spill(state):
+                yield from self._limit_spilled()
+                continue
             if state.at_rest and state.tokens > 0:
                 yield from self._snapshot_before_leaving(state)
             if not self.is_busy(state.run_id):
                 self.discard(state.run_id)
+
+    def _spill(self, state: RunState) -> bool:
+        if self.spill_bytes == 0 or state.broken is not None:
+            return False
+        try:
+            sizes = self.group.call(commands.Spill(state.run_id))
+        except (TuftError, RankFailure) as error:
+            log.warning("%s can't be put on disk: %s", state.run_id, error)
+            return False
+        del self._states[state.run_id]
+        self._away[state.run_id] = _PutAway(state, cast("int", sizes[0]))
+        return True
+
+    def _bring_back(self, run_id: str) -> RunState | None:
+        away = self._away.get(run_id)
+        if away is None:
+            return None
+        try:
+            self.group.call(commands.Unspill(run_id))
+        except RankFailure as error:
+            log.warning("%s is rebuilt, its copy on disk can't be read: %s", run_id, error)
+            self.discard(run_id)
+            return None
+        del self._away[run_id]
+        return away.state
+
+    def _limit_spilled(self) -> Generator[float, None, None]:
+        while sum(away.size for away in self._away.values()) > self.spill_bytes:
+            run_id = next(iter(self._away))
+            state = self._bring_back(run_id)
+            if state is None:
+                continue
+            self._states[run_id] = state
+            if state.at_rest and state.tokens > 0:
+                yield from self._snapshot_before_leaving(state)
+            if not self.is_busy(run_id):
+                self.discard(run_id)
 
     def _snapshot_before_leaving(self, state: RunState) -> Generator[float, None, None]:
         try:
