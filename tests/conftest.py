@@ -38,6 +38,14 @@ def tiny_tied_llama_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def tiny_vllm_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same Qwen3 with heads as wide as vLLM needs them on CPU."""
+    from tests.helpers.tiny_model import build_tiny_model
+
+    return build_tiny_model(tmp_path_factory.mktemp("models") / "tiny-qwen3-wide", head_dim=32)
+
+
+@pytest.fixture(scope="session")
 def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
     """A real S3 server with credentials and the name of a bucket for tests."""
     from tests.helpers.s3_server import run_s3_server
@@ -91,4 +99,5 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     if answer.returncode:
         pytest.skip(f"this user can't mount a small disk: {answer.stderr.strip()}")
     yield folder
-    subprocess.run(["umount", str(folder)], check=True)
+    # Lazily: what the test left open is closed when it is collected.
+    subprocess.run(["umount", "--lazy", str(folder)], check=True)
