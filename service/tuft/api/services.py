@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from dataclasses import dataclass, field
 
 from anyio import CapacityLimiter
@@ -18,6 +19,8 @@ from tuft.store import Store, connect
 
 _BIG_REQUESTS_AT_ONCE = 4
 _LOOK_UPS_AT_ONCE = 32
+_INFO_HOLDS_S = 2.0
+"""A trainer that starts anew may have loaded another model under the same name."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,7 @@ class Services:
         default_factory=lambda: threading.BoundedSemaphore(_BIG_REQUESTS_AT_ONCE)
     )
     look_ups: CapacityLimiter = field(default_factory=lambda: CapacityLimiter(_LOOK_UPS_AT_ONCE))
+    _infos: dict[str, tuple[ModelInfo, float]] = field(default_factory=dict)
 
     def served(self, base_model: str) -> ModelConfig:
         """The configuration of a base model. Raises InvalidRequest naming those served."""
@@ -57,9 +61,13 @@ class Services:
             Unavailable: its trainer has not loaded it yet.
         """
         self.served(base_model)
+        known = self._infos.get(base_model)
+        if known is not None and time.monotonic() < known[1]:
+            return known[0]
         info = self.store.workers.model_info(base_model)
         if info is None:
             raise Unavailable(f"base model {base_model!r} is still being loaded; try again")
+        self._infos[base_model] = info, time.monotonic() + _INFO_HOLDS_S
         return info
 
 
@@ -74,5 +82,5 @@ def open_services(config: ServiceConfig, store_url: str) -> Services:
         objects=objects,
         checkpoints=checkpoints,
         catalog=Catalog(store, checkpoints),
-        waiters=ResultWaiters(store.events),
+        waiters=ResultWaiters(store.events, store.futures),
     )

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tuft.api import errors as http
-from tuft.api.access import check_writer, live_run_of
+from tuft.api.access import writable_run_of
 from tuft.api.deps import Caller
 from tuft.api.services import Services
 from tuft.contracts.operations import (
@@ -22,10 +22,9 @@ from tuft.contracts.operations import (
     Operation,
     OperationBody,
     Tombstone,
-    request_id_of,
 )
 from tuft.contracts.records import RunRecord
-from tuft.errors import Conflict, Expired, InvalidRequest, NotFound, QueueFull, TuftError
+from tuft.errors import Conflict, InvalidRequest, NotFound, QueueFull, TuftError
 from tuft.store import Accepted, RunStatus
 from tuft.store.journal import Refused
 
@@ -77,11 +76,10 @@ class Submission:
             InvalidRequest, NotFound, PayloadTooLarge, Conflict: refused for good.
             QueueFull, Unavailable: to be sent again as it is.
         """
-        run = live_run_of(self.services, self.caller, self.run_id)
-        status = check_writer(self.services, self.run_id, self.caller.writer_epoch)
+        run, status, taken = writable_run_of(self.services, self.caller, self.run_id, self.seq_id)
         if self.seq_id < 1:
             raise InvalidRequest("seq_id is missing or 0; the first request of a run has 1")
-        slot = Slot(run, self.seq_id, self._is_repeated())
+        slot = Slot(run, self.seq_id, repeated=taken)
         try:
             drafted = draft(slot)
         except TuftError as error:
@@ -90,15 +88,6 @@ class Submission:
             raise
         accepted = self._accept(run, status, drafted)
         return {"request_id": accepted.request_id, "model_id": self.run_id}
-
-    def _is_repeated(self) -> bool:
-        try:
-            self.services.store.futures.get(request_id_of(self.run_id, self.seq_id))
-        except NotFound:
-            return False
-        except Expired:
-            return True
-        return True
 
     def _accept(self, run: RunRecord, status: RunStatus, draft: Draft) -> Accepted:
         limits = self.services.config.limits
@@ -124,13 +113,16 @@ class Submission:
             request_id=operation.request_id, tenant=run.tenant, result_type=draft.result_type
         )
         try:
-            return self.services.store.journal.accept(
-                operation,
-                payload,
+            return self.services.waiters.expect(
                 future,
-                writer_epoch=self.caller.writer_epoch,
-                proves_earlier=self._proves_earlier(),
-                max_pending=limits.max_pending_operations,
+                lambda: self.services.store.journal.accept(
+                    operation,
+                    payload,
+                    future,
+                    writer_epoch=self.caller.writer_epoch,
+                    proves_earlier=self._proves_earlier(),
+                    max_pending=limits.max_pending_operations,
+                ),
             )
         except (Conflict, Refused):
             # Its place is taken by another content, so nothing can name this object.

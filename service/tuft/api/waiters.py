@@ -1,9 +1,9 @@
-"""Wakes the long polls of this process when results arrive.
+"""Wakes the long polls of this process when results arrive, and hands them what arrived.
 
-One background thread reads the store's stream of finished request ids and wakes the asyncio
-events that handlers registered. It is an accelerator only: whoever waits looks into the
-store after registering and every few seconds, so that a missed event costs seconds and never
-a result.
+One background thread reads the store's stream of finished request ids, fetches those that
+somebody waits for, and wakes the asyncio events that handlers registered. It is an accelerator
+only: whoever waits looks into the store every few seconds, so that a missed event costs seconds
+and never a result.
 """
 
 from __future__ import annotations
@@ -11,24 +11,45 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 
+from tuft.contracts.operations import FutureRecord
 from tuft.errors import Unavailable
+from tuft.store import Accepted
 from tuft.store.events import Events
+from tuft.store.futures import Futures
 
 _log = logging.getLogger(__name__)
 _RESULTS = "results"
 _BLOCK_MS = 1000
 _AWAY_S = 0.5
+_FETCH_AT_ONCE = 64
+_MOST_EXPECTED = 50_000
+"""Beyond, all are forgotten: those that are polled for are then looked up first."""
+
+Found = tuple[FutureRecord, bytes | None]
+"""A finished future and its inline body."""
+
+
+@dataclass(eq=False)
+class Watch:
+    """A poll that is held: `event` says that there is news, `found` is what came with it."""
+
+    event: asyncio.Event = field(default_factory=asyncio.Event)
+    found: Found | None = None
 
 
 class ResultWaiters:
-    """`start()` and `watch()` belong to the event loop; `stop()` may come from anywhere."""
+    """`start()` and `watch()` belong to the event loop; the others may come from anywhere."""
 
-    def __init__(self, events: Events) -> None:
+    def __init__(self, events: Events, futures: Futures) -> None:
         self._events = events
-        self._waiting: dict[str, set[asyncio.Event]] = {}
+        self._futures = futures
+        self._waiting: dict[str, set[Watch]] = {}
+        self._expected: dict[str, str] = {}
+        self._listening = False
         self._stopping = threading.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
@@ -41,7 +62,7 @@ class ResultWaiters:
     @property
     def watching(self) -> int:
         """How many polls are held."""
-        return sum(len(events) for events in self._waiting.values())
+        return sum(len(watches) for watches in self._waiting.values())
 
     def start(self) -> None:
         """Start listening, for the running event loop."""
@@ -53,38 +74,64 @@ class ResultWaiters:
         """Wake everyone; from now on `watch` yields events that are set already."""
         self._stopping.set()
         if self._loop is not None and not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(self._wake, list(self._waiting))
+            self._loop.call_soon_threadsafe(self._wake, list(self._waiting), {})
 
     @contextmanager
-    def watch(self, request_id: str) -> Iterator[asyncio.Event]:
-        """An event that is set when `request_id` may be done."""
-        event = asyncio.Event()
+    def watch(self, request_id: str) -> Iterator[Watch]:
+        """A poll whose event is set when `request_id` may be done."""
+        watch = Watch()
         if self.stopping:
-            event.set()
-        self._waiting.setdefault(request_id, set()).add(event)
+            watch.event.set()
+        self._waiting.setdefault(request_id, set()).add(watch)
         try:
-            yield event
+            yield watch
         finally:
             others = self._waiting[request_id]
-            others.discard(event)
+            others.discard(watch)
             if not others:
                 del self._waiting[request_id]
 
-    def _wake(self, request_ids: list[str]) -> None:
+    def expect(self, future: FutureRecord, accept: Callable[[], Accepted]) -> Accepted:
+        """Have a request accepted, and remember that its result is going to be announced."""
+        request_id = future.request_id
+        if len(self._expected) >= _MOST_EXPECTED:
+            self._expected.clear()
+        if self._listening:
+            self._expected[request_id] = future.tenant
+        try:
+            accepted = accept()
+        except BaseException:
+            self._expected.pop(request_id, None)
+            raise
+        if accepted.duplicate:
+            # Its result may have been announced long ago.
+            self._expected.pop(request_id, None)
+        return accepted
+
+    def expects(self, request_id: str, tenant: str) -> bool:
+        """Whether the tenant's request was accepted here and not announced since.
+
+        For a watch that was registered before, there is nothing to see until its event is set.
+        """
+        return self._listening and self._expected.get(request_id) == tenant
+
+    def _wake(self, request_ids: Sequence[str], found: Mapping[str, Found]) -> None:
         for request_id in request_ids:
-            for event in self._waiting.get(request_id, ()):
-                event.set()
+            for watch in self._waiting.get(request_id, ()):
+                watch.found = found.get(request_id)
+                watch.event.set()
 
     def _listen(self) -> None:
-        assert self._loop is not None
         last_id: str | None = None
         away = False
         while not self.stopping:
             try:
                 if last_id is None:
                     last_id = self._events.latest(_RESULTS)
+                self._listening = True
                 last_id, request_ids = self._events.results(last_id, _BLOCK_MS)
             except Unavailable as error:
+                self._listening = False
                 if not away:
                     _log.warning("the store is away: %s", error)
                 away = True
@@ -93,5 +140,19 @@ class ResultWaiters:
             if away:
                 _log.warning("the store is back")
                 away = False
-            if request_ids and not self._loop.is_closed():
-                self._loop.call_soon_threadsafe(self._wake, request_ids)
+            self._announce(request_ids)
+
+    def _announce(self, request_ids: Sequence[str]) -> None:
+        assert self._loop is not None
+        for request_id in request_ids:
+            self._expected.pop(request_id, None)
+        # In this order: who comes in between finds that it is not expected, and looks.
+        watched = [name for name in request_ids if name in self._waiting]
+        for start in range(0, len(watched), _FETCH_AT_ONCE):
+            names = watched[start : start + _FETCH_AT_ONCE]
+            try:
+                found = self._futures.finished(names)
+            except Unavailable:
+                found = {}  # they look themselves
+            if not self._loop.is_closed():
+                self._loop.call_soon_threadsafe(self._wake, names, found)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from tuft.contracts.operations import FutureRecord
 from tuft.contracts.records import RunRecord, SamplerRecord
 from tuft.errors import Expired, NotFound
@@ -33,6 +35,23 @@ class Futures:
         if tenant is not None and future.tenant != tenant:
             raise NotFound(f"no request {request_id}")
         return future, None if body is None else blob(body)
+
+    def finished(self, request_ids: Sequence[str]) -> dict[str, tuple[FutureRecord, bytes | None]]:
+        """Those of the futures that are there and not pending, as `get` has them; in one go."""
+        if not request_ids:
+            return {}
+        replies = self._connection.read(
+            *(["HMGET", keys.future(name), "record", "body"] for name in request_ids)
+        )
+        found: dict[str, tuple[FutureRecord, bytes | None]] = {}
+        for name, reply in zip(request_ids, replies, strict=True):
+            record, body = items(reply)
+            if record is None:
+                continue
+            future = FutureRecord.model_validate_json(blob(record))
+            if future.status != "pending":
+                found[name] = future, None if body is None else blob(body)
+        return found
 
     def _missing(self, request_id: str, tenant: str | None) -> NotFound | Expired:
         """The ids of requests are `{run_id}:{seq_id}` and `{sampler_id}:{seq_id}`."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 
-from tuft.contracts.operations import FutureRecord, Operation
+from tuft.contracts.operations import FutureRecord, Operation, request_id_of
 from tuft.contracts.records import RunRecord, SnapshotRecord
 from tuft.errors import Conflict, InvalidRequest, NotFound
 from tuft.store import keys
@@ -94,6 +94,23 @@ class Runs:
         if found[0] is None:
             raise _no_run(run_id)
         return _status(found)
+
+    def standing(self, run_id: str, seq_id: int) -> tuple[RunRecord, RunStatus, bool]:
+        """What `get` and `status` say, in one go, and whether `seq_id` was taken before.
+
+        Raises: NotFound.
+        """
+        found, known = self._connection.read(
+            ["HMGET", keys.run(run_id), "record", *_STATUS_FIELDS],
+            ["EXISTS", keys.future(request_id_of(run_id, seq_id))],
+        )
+        record, *status = items(found)
+        if record is None:
+            raise _no_run(run_id)
+        standing = _status(status)
+        # Futures expire; up to the cursor everything was taken.
+        taken = bool(integer(known)) or seq_id <= standing.cursor
+        return RunRecord.model_validate_json(blob(record)), standing, taken
 
     def live_run_ids(self, base_model: str) -> list[str]:
         """All runs of a base model that can be trained."""

@@ -59,6 +59,27 @@ def test_a_held_poll_is_woken_at_once(api: Api, trainer: Trainer, pool: ThreadPo
     assert time.monotonic() - began < 2
 
 
+def test_a_poll_that_does_not_look_first_is_woken_at_once(
+    api: Api, trainer: Trainer, pool: ThreadPoolExecutor
+) -> None:
+    """What this api accepted and nobody announced is pending: the poll need not look."""
+    run_id = api.run()
+    trainer.complete_all(run_id)
+    request_id = ok(api.post("optim_step", {"model_id": run_id, "seq_id": 1, "adam_params": {}}))[
+        "request_id"
+    ]
+    assert api.services.waiters.expects(request_id, "alice")
+    refused(api.retrieve(request_id, **api.bob()), 404)
+    waiting = poll(api, pool, request_id)
+    began = time.monotonic()
+    trainer.complete(trainer.pending(run_id)[0], {"type": "optim_step"})
+    assert ok(waiting.result(5)) == {"type": "optim_step"}
+    assert time.monotonic() - began < 2
+    # A repeat is accepted, too, but its result was announced before.
+    assert ok(api.post("optim_step", {"model_id": run_id, "seq_id": 1, "adam_params": {}}))
+    assert not api.services.waiters.expects(request_id, "alice")
+
+
 def test_all_polls_of_one_request_are_woken(
     api: Api, trainer: Trainer, pool: ThreadPoolExecutor
 ) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from tests.service.api.checkpoints import write_checkpoint
@@ -18,6 +20,7 @@ from tests.service.api.harness import (
     refused,
     serving,
 )
+from tests.waiting import wait_until
 from tuft.contracts.operations import CreateModel, Operation, SaveWeightsForSampler, Tombstone
 from tuft.store import connect
 
@@ -103,10 +106,16 @@ def test_a_full_queue_burns_nothing(module_store: str, tmp_path: Path) -> None:
 def test_a_model_that_is_still_loading_burns_nothing(fresh_api: Api, valkey_url: str) -> None:
     run_id = fresh_api.run()
     connect(valkey_url).delete("tuft:models")
+    session_id, numbers = fresh_api.session(), itertools.count()
+
+    def create() -> httpx.Response:
+        return fresh_api.post("create_model", create_model_body(session_id, next(numbers)))
+
+    # The api remembers the model for two seconds.
+    wait_until(lambda: create().status_code == 503, 5)
     response = fresh_api.forward_backward(batch(run_id, 1))
     assert "still being loaded" in refused(response, 503)
     assert response.headers["retry-after"] == "1"
-    refused(fresh_api.post("create_model", create_model_body(fresh_api.session())), 503)
     assert len(Trainer(fresh_api.store).pending(run_id)) == 1
 
 

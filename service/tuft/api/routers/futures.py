@@ -11,6 +11,8 @@ from fastapi.responses import JSONResponse, Response
 from tuft.api import schemas
 from tuft.api.deps import Authenticated, Injected, JsonBody
 from tuft.api.services import Services
+from tuft.api.waiters import Found
+from tuft.contracts.operations import FutureRecord
 from tuft.errors import Expired, NotFound, Unavailable
 
 router = APIRouter()
@@ -31,10 +33,15 @@ async def retrieve_future(services: Injected, caller: Authenticated, body: JsonB
     request_id = body.parse(schemas.RetrieveFuture).request_id
     loop = asyncio.get_running_loop()
     deadline = loop.time() + services.config.limits.long_poll_s
-    with services.waiters.watch(request_id) as announced:
+    with services.waiters.watch(request_id) as watch:
+        if services.waiters.expects(request_id, caller.tenant):
+            await _wait(watch.event, min(services.config.limits.long_poll_s, _LOOK_EVERY_S))
         while True:
             # Before looking: an announcement that comes while we look must not be lost.
-            announced.clear()
+            watch.event.clear()
+            found, watch.found = watch.found, None
+            if found is not None and found[0].tenant == caller.tenant and _is_whole(found):
+                return answer_of(services, *found)
             pause = _LOOK_EVERY_S
             try:
                 answer = await to_thread.run_sync(
@@ -47,7 +54,7 @@ async def retrieve_future(services: Injected, caller: Authenticated, body: JsonB
             left = deadline - loop.time()
             if left <= 0 or services.waiters.stopping:
                 return try_again(request_id)
-            await _wait(announced, min(left, pause))
+            await _wait(watch.event, min(left, pause))
 
 
 def look(services: Services, tenant: str, request_id: str) -> Response | None:
@@ -59,8 +66,11 @@ def look(services: Services, tenant: str, request_id: str) -> Response | None:
         Unavailable: the store or the object store is away.
     """
     future, body = services.store.futures.get(request_id, tenant)
-    if future.status == "pending":
-        return None
+    return None if future.status == "pending" else answer_of(services, future, body)
+
+
+def answer_of(services: Services, future: FutureRecord, body: bytes | None) -> Response:
+    """The answer that a finished future holds or names. Raises: as `look`."""
     if future.status == "failed":
         # A 200: the SDK takes any other status for a fault of the transport.
         error = future.error or "the operation failed"
@@ -69,7 +79,9 @@ def look(services: Services, tenant: str, request_id: str) -> Response | None:
         try:
             body = services.objects.get(future.body_object)
         except NotFound as error:
-            raise Expired(f"the result of request {request_id!r} is no longer kept") from error
+            raise Expired(
+                f"the result of request {future.request_id!r} is no longer kept"
+            ) from error
     media_type = PROTOBUF if future.content == "proto" else "application/json"
     return Response(body or b"", media_type=media_type)
 
@@ -79,6 +91,11 @@ def try_again(request_id: str) -> Response:
     return JSONResponse(
         {"type": "try_again", "request_id": request_id, "queue_state": "active"}, 408
     )
+
+
+def _is_whole(found: Found) -> bool:
+    """Whether the answer is at hand: what lies in the object store takes a thread to fetch."""
+    return found[0].body_object is None
 
 
 async def _wait(announced: asyncio.Event, seconds: float) -> None:
