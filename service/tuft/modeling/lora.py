@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal, cast
+from typing import Any, Literal, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -26,16 +26,17 @@ _MLP = frozenset({"gate_proj", "up_proj", "down_proj", "gate_up_proj"})
 _STATE = "_tuft_lora_state"
 
 
-@dataclass(frozen=True)
-class LoraLayer:
+class LoraLayer(NamedTuple):
     """One layer's part of an adapter: float32 views `a` [rank, in] and `b` [out, rank].
 
-    `grad_a` and `grad_b`, of the same shapes, are views of the adapter's gradient, None before
+    `a_t` and `b_t` are their transposes. `grad_a` and `grad_b`, of the same shapes, are views of the adapter's gradient, None before
     the first `begin_gradient`.
     """
 
     a: Tensor
     b: Tensor
+    a_t: Tensor
+    b_t: Tensor
     grad_a: Tensor | None = None
     grad_b: Tensor | None = None
 
@@ -92,12 +93,10 @@ class Adapter(nn.Module):
         if now != self._bound:
             weights = iter(self.tensors().values())
             grads = iter(() if grad is None else self.views_of(grad).values())
-            self._layers = {
-                module: LoraLayer(
-                    next(weights), next(weights), next(grads, None), next(grads, None)
-                )
-                for module in self.modules_trained
-            }
+            for module in self.modules_trained:
+                a, b = next(weights), next(weights)
+                gradients = next(grads, None), next(grads, None)
+                self._layers[module] = LoraLayer(a, b, a.T, b.T, *gradients)
             self._bound = now
         return self._layers
 
@@ -143,15 +142,19 @@ class LoraState:
         self.anchor = torch.zeros((), requires_grad=True)
 
 
-@dataclass(frozen=True)
-class _Part:
-    """Entries `start` to `stop` of the flattened batch, and what one adapter adds to them."""
+class _Part(NamedTuple):
+    """What one adapter adds to its rows of a layer's output."""
 
-    start: int
-    stop: int
     layer: LoraLayer
     scaling: float
     segment: Segment
+
+
+class _Parts(NamedTuple):
+    """`sizes` of all segments in entries of the flattened batch, and the part of each."""
+
+    sizes: list[int]
+    parts: list[_Part | None]
 
 
 class LoraLinear(nn.Module):
@@ -176,7 +179,7 @@ class LoraLinear(nn.Module):
         if not self.state.segments:
             return y
         parts = self._parts(x.shape)
-        if not parts:
+        if not any(parts.parts):
             return y
         if torch.is_grad_enabled():
             # torch leaves `apply` untyped.
@@ -185,20 +188,18 @@ class LoraLinear(nn.Module):
         _add(x, y, parts)
         return y
 
-    def _parts(self, shape: torch.Size) -> list[_Part]:
+    def _parts(self, shape: torch.Size) -> _Parts:
         rows, entries = self.state.rows, shape[:-1].numel()
         if rows not in (entries, shape[0]):
             raise ValueError(f"segments cover {rows} rows, but the batch has {shape[0]}")
-        each = entries // rows
-        parts, start = [], 0
+        parts: list[_Part | None] = []
         for segment, layers in zip(self.state.segments, self.state.layers, strict=True):
-            stop = start + segment.rows * each
             layer = layers.get(self.name) if layers is not None else None
-            if layer is not None:
-                assert segment.adapter is not None
-                parts.append(_Part(start, stop, layer, segment.adapter.scaling, segment))
-            start = stop
-        return parts
+            if layer is None or segment.adapter is None:
+                parts.append(None)
+            else:
+                parts.append(_Part(layer, segment.adapter.scaling, segment))
+        return _Parts([each.rows * entries // rows for each in self.state.segments], parts)
 
 
 class _AddLora(torch.autograd.Function):
@@ -208,7 +209,7 @@ class _AddLora(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, y: Tensor, anchor: Tensor, parts: list[_Part]) -> Tensor:  # noqa: ARG004
+    def forward(ctx: Any, x: Tensor, y: Tensor, anchor: Tensor, parts: _Parts) -> Tensor:  # noqa: ARG004
         ctx.parts = parts
         ctx.save_for_backward(x, *_add(x, y, parts))
         ctx.mark_dirty(y)
@@ -217,48 +218,65 @@ class _AddLora(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor, None, None]:
         x, *lows = ctx.saved_tensors
+        sizes, parts = ctx.parts
         whole_x = _memory_for_grad_x(x, ctx.parts) if ctx.needs_input_grad[0] else None
-        grad_x = None if whole_x is None else _flat(whole_x)
-        wide_x, wide_grad = _flat(x).float(), _flat(grad).float()
-        for part, low in zip(ctx.parts, lows, strict=True):
-            if not part.segment.trains:
-                # Its rows end no loss, or a loss that is not finite: nothing goes back from here.
-                continue
-            rows = slice(part.start, part.stop)
-            layer, g = part.layer, wide_grad[rows]
-            assert layer.grad_a is not None, "begin_gradient was not called"
-            assert layer.grad_b is not None
-            layer.grad_b.addmm_(g.T, low, alpha=part.scaling)
-            back = g @ layer.b
-            back.mul_(part.scaling)
-            layer.grad_a.addmm_(back.T, wide_x[rows])
-            if grad_x is not None:
-                if grad_x.dtype == back.dtype:
-                    torch.mm(back, layer.a, out=grad_x[rows])
-                else:
-                    grad_x[rows] = back @ layer.a
+        grad_xs = [None] * len(sizes) if whole_x is None else torch.split(_flat(whole_x), sizes)
+        wide_grad = _flat(grad).float()
+        entries = zip(
+            parts,
+            torch.split(_flat(x).float(), sizes),
+            torch.split(wide_grad, sizes),
+            torch.split(wide_grad.T, sizes, dim=1),
+            grad_xs,
+            strict=True,
+        )
+        remaining = iter(lows)
+        for part, x_part, g, g_t, grad_x in entries:
+            low = next(remaining) if part is not None else None
+            # Rows that don't train end no loss, or one that is not finite: nothing goes back.
+            if part is not None and low is not None and part.segment.trains:
+                _go_back(part, x_part, low, g, g_t, grad_x)
         return whole_x, grad, None, None
 
 
-def _add(x: Tensor, y: Tensor, parts: list[_Part]) -> list[Tensor]:
-    """Add each part to `y`; the low-rank activations [entries, rank], float32."""
+def _add(x: Tensor, y: Tensor, parts: _Parts) -> list[Tensor]:
+    """Add each part to `y`; the low-rank activations [entries, rank], float32, of each."""
     lows = []
-    wide, flat_y = _flat(x).float(), _flat(y)
-    for part in parts:
-        layer, ys = part.layer, flat_y[part.start : part.stop]
-        low = wide[part.start : part.stop] @ layer.a.T
-        if y.dtype == low.dtype:
-            ys.addmm_(low, layer.b.T, alpha=part.scaling)
+    xs = torch.split(_flat(x).float(), parts.sizes)
+    ys = torch.split(_flat(y), parts.sizes)
+    for part, x_part, y_part in zip(parts.parts, xs, ys, strict=True):
+        if part is None:
+            continue
+        low = x_part @ part.layer.a_t
+        if y_part.dtype == low.dtype:
+            y_part.addmm_(low, part.layer.b_t, alpha=part.scaling)
         else:
-            ys.add_((low @ layer.b.T).mul_(part.scaling))
+            y_part.add_((low @ part.layer.b_t).mul_(part.scaling))
         lows.append(low)
     return lows
 
 
-def _memory_for_grad_x(x: Tensor, parts: Sequence[_Part]) -> Tensor:
+def _go_back(
+    part: _Part, x: Tensor, low: Tensor, g: Tensor, g_t: Tensor, grad_x: Tensor | None
+) -> None:
+    """Add to the gradients of A and B; write that of x, where it is asked for."""
+    layer = part.layer
+    assert layer.grad_a is not None, "begin_gradient was not called"
+    assert layer.grad_b is not None
+    layer.grad_b.addmm_(g_t, low, alpha=part.scaling)
+    back = g @ layer.b
+    back.mul_(part.scaling)
+    layer.grad_a.addmm_(back.T, x)
+    if grad_x is not None and grad_x.dtype == back.dtype:
+        torch.mm(back, layer.a, out=grad_x)
+    elif grad_x is not None:
+        grad_x.copy_(back @ layer.a)
+
+
+def _memory_for_grad_x(x: Tensor, parts: _Parts) -> Tensor:
     """Memory for the gradient of x: zero wherever no part will write."""
-    written = sum(part.stop - part.start for part in parts if part.segment.trains)
-    make = torch.empty if written == x.shape[:-1].numel() else torch.zeros
+    whole = all(part is not None and part.segment.trains for part in parts.parts)
+    make = torch.empty if whole else torch.zeros
     return make(x.shape, dtype=x.dtype, device=x.device)
 
 
