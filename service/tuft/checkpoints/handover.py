@@ -22,6 +22,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from tuft.contracts.policies import Content
 from tuft.contracts.records import CheckpointManifest
 from tuft.errors import DamagedCheckpoint
 
@@ -42,7 +43,8 @@ class Handed:
 
     prefix: str
     manifest: CheckpointManifest
-    files: dict[str, bytes]
+    files: dict[str, Content]
+    """Views of the mapped file, in private memory where something writes to them."""
 
 
 class _Header(BaseModel):
@@ -191,26 +193,25 @@ def _write(handle: int, header: _Header, files: Mapping[str, bytes]) -> None:
 
 def _read(place: Path, prefix: str | None) -> Handed:
     """Raises: FileNotFoundError; DamagedCheckpoint where it is not whole, or not of `prefix`."""
-    with place.open("rb") as file, contextlib.ExitStack() as stack:
+    with place.open("rb") as file:
         if os.fstat(file.fileno()).st_size <= len(_MAGIC) + 12:
             raise DamagedCheckpoint(f"{place} is cut off")
-        data = stack.enter_context(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
-        view = stack.enter_context(memoryview(data))
-        with view[:-4] as content:
-            checksum = zlib.crc32(content)
-        if not data[: len(_MAGIC)] == _MAGIC or checksum != int.from_bytes(data[-4:], "little"):
-            raise DamagedCheckpoint(f"{place} is damaged: its checksum is not that of its content")
-        at = len(_MAGIC) + 8
-        length = int.from_bytes(data[len(_MAGIC) : at], "little")
-        try:
-            header = _Header.model_validate_json(data[at : at + length])
-        except ValidationError as error:
-            raise DamagedCheckpoint(f"{place} is not of this version: {error}") from error
-        if prefix not in (None, header.prefix):
-            raise DamagedCheckpoint(f"{place} is of {header.prefix}, not of {prefix}")
-        at += length
-        files = {}
-        for name, size in header.sizes.items():
-            files[name] = data[at : at + size]
-            at += size
-        return Handed(header.prefix, header.manifest, files)
+        # Writable, as torch wants its buffers; the file is not written to.
+        data = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY))
+    intact = zlib.crc32(data[:-4]) == int.from_bytes(data[-4:], "little")
+    if not intact or data[: len(_MAGIC)] != _MAGIC:
+        raise DamagedCheckpoint(f"{place} is damaged: its checksum is not that of its content")
+    at = len(_MAGIC) + 8
+    length = int.from_bytes(data[len(_MAGIC) : at], "little")
+    try:
+        header = _Header.model_validate_json(bytes(data[at : at + length]))
+    except ValidationError as error:
+        raise DamagedCheckpoint(f"{place} is not of this version: {error}") from error
+    if prefix not in (None, header.prefix):
+        raise DamagedCheckpoint(f"{place} is of {header.prefix}, not of {prefix}")
+    at += length
+    files: dict[str, Content] = {}
+    for name, size in header.sizes.items():
+        files[name] = data[at : at + size]
+        at += size
+    return Handed(header.prefix, header.manifest, files)

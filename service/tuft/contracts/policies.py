@@ -8,6 +8,9 @@ from __future__ import annotations
 
 from tuft.contracts.records import CheckpointManifest
 
+Content = bytes | memoryview
+"""What a file of a policy holds: in memory of its own, or of a mapped file."""
+
 _WEIGHTS = "adapter_model.safetensors"
 _MARK = "#"
 _DIGITS = 16

@@ -10,12 +10,13 @@ from typing import cast
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load, save
 from torch import nn
 
+from tuft.contracts.policies import Content
 from tuft.contracts.records import LoraSpec
 from tuft.errors import DamagedCheckpoint, InvalidRequest
 from tuft.modeling.lora import Adapter, LoraLinear, ModuleKind, target_modules
+from tuft.modeling.tensor_files import read_safetensors, write_safetensors
 
 CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
@@ -44,11 +45,8 @@ def new_adapter(model: nn.Module, spec: LoraSpec) -> Adapter:
 
 def adapter_files(adapter: Adapter, base_model: str) -> dict[str, bytes]:
     """The files of a PEFT adapter folder; `PeftModel.from_pretrained` loads them."""
-    # One copy of all, then views: safetensors wants each tensor to own its memory.
     views = adapter.views_of(adapter.flat.detach().cpu())
-    tensors = {
-        f"{_PREFIX}{name.replace('/', '.')}.weight": view.clone() for name, view in views.items()
-    }
+    tensors = {f"{_PREFIX}{name.replace('/', '.')}.weight": view for name, view in views.items()}
     spec = adapter.spec
     config = {
         "peft_type": "LORA",
@@ -66,11 +64,11 @@ def adapter_files(adapter: Adapter, base_model: str) -> dict[str, bytes]:
     metadata = {"format": "pt", _SPEC: spec.model_dump_json()}
     return {
         CONFIG_FILE: json.dumps(config, indent=2).encode(),
-        WEIGHTS_FILE: save(tensors, metadata=metadata),
+        WEIGHTS_FILE: write_safetensors(tensors, metadata),
     }
 
 
-def adapter_from_files(model: nn.Module, files: Mapping[str, bytes]) -> Adapter:
+def adapter_from_files(model: nn.Module, files: Mapping[str, Content]) -> Adapter:
     """Rebuild an adapter, on the model's device, from the files of `adapter_files`.
 
     Raises:
@@ -98,7 +96,7 @@ def adapter_from_files(model: nn.Module, files: Mapping[str, bytes]) -> Adapter:
     return Adapter(spec, weights)
 
 
-def read_adapter(files: Mapping[str, bytes]) -> tuple[LoraSpec, dict[str, torch.Tensor]]:
+def read_adapter(files: Mapping[str, Content]) -> tuple[LoraSpec, dict[str, torch.Tensor]]:
     """Spec and CPU tensors (by PEFT's names) of an adapter folder's files.
 
     Raises:
@@ -114,14 +112,6 @@ def read_adapter(files: Mapping[str, bytes]) -> tuple[LoraSpec, dict[str, torch.
         raise DamagedCheckpoint(f"the adapter can't be read: {error}") from error
     except KeyError as error:
         raise DamagedCheckpoint("the adapter was not written by this service") from error
-
-
-def read_safetensors(data: bytes) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
-    """CPU tensors and metadata of a safetensors file's content (SafetensorError if it is none)."""
-    tensors = load(data)
-    # The library gives metadata of files only: a little-endian length, then a JSON header.
-    length = int.from_bytes(data[:8], "little")
-    return tensors, dict(json.loads(data[8 : 8 + length]).get("__metadata__", {}))
 
 
 def _selected(model: nn.Module, spec: LoraSpec) -> dict[str, tuple[int, int, torch.device]]:

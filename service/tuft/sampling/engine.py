@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from tuft.contracts.operations import SampleOperation
+from tuft.contracts.policies import Content
 from tuft.contracts.wire import SampleResult
 from tuft.errors import TuftError
 
@@ -40,7 +41,7 @@ class Engine(Protocol):
         """Sequences that run or wait inside the engine; 0 when there is nothing to do."""
         ...
 
-    def load_policy(self, policy: str, files: Mapping[str, bytes]) -> None:
+    def load_policy(self, policy: str, files: Mapping[str, Content]) -> None:
         """Make a policy ready, from the files of its PEFT folder.
 
         Raises:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 
 from tuft.checkpoints import Checkpoints
 from tuft.checkpoints.handover import Handover
-from tuft.contracts.policies import is_of, policy_prefix
+from tuft.contracts.policies import Content, is_of, policy_prefix
 from tuft.errors import NotFound, TuftError
 from tuft.modeling.adapters import CONFIG_FILE, WEIGHTS_FILE
 from tuft.sampling.background import Background
@@ -109,7 +109,7 @@ class Policies:
                 lambda error: self._end(policy, error),
             )
 
-    def _load(self, policy: str, files: Mapping[str, bytes]) -> None:
+    def _load(self, policy: str, files: Mapping[str, Content]) -> None:
         try:
             self._engine.load_policy(policy, files)
         except TuftError as error:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from tuft.contracts.operations import SampleOperation
+from tuft.contracts.policies import Content
 from tuft.contracts.records import ModelInfo
 from tuft.modeling.adapters import adapter_from_files
 from tuft.modeling.loading import PreTrainedModel
@@ -82,7 +83,7 @@ class TransformersEngine:
         waiting = sum(len(request.samples) for request in (*self._unread, *self._read))
         return waiting + len(self._running)
 
-    def load_policy(self, policy: str, files: Mapping[str, bytes]) -> None:
+    def load_policy(self, policy: str, files: Mapping[str, Content]) -> None:
         adapter = adapter_from_files(self._runner.model, files)
         self._policies[policy] = adapter.requires_grad_(False)
 

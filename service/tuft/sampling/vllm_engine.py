@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tuft.contracts.operations import SampleOperation
+from tuft.contracts.policies import Content
 from tuft.contracts.records import ModelInfo
 from tuft.contracts.vllm import check_temperature
 from tuft.errors import InvalidRequest, TuftError
@@ -87,7 +88,7 @@ class VllmEngine:
     def load(self) -> int:
         return self._load + len(self._done)
 
-    def load_policy(self, policy: str, files: Mapping[str, bytes]) -> None:
+    def load_policy(self, policy: str, files: Mapping[str, Content]) -> None:
         self._loaded[policy] = self._policies.load(policy, files)
 
     def drop_policy(self, policy: str) -> None:

@@ -11,10 +11,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load, save
+from safetensors.torch import save
 
+from tuft.contracts.policies import Content
 from tuft.errors import InvalidRequest
-from tuft.modeling.adapters import CONFIG_FILE, WEIGHTS_FILE, adapter_from_files
+from tuft.modeling.adapters import (
+    CONFIG_FILE,
+    WEIGHTS_FILE,
+    adapter_from_files,
+    read_adapter,
+)
 from tuft.modeling.loading import PreTrainedModel
 from tuft.modeling.lora import target_modules
 from tuft.sampling.vllm_link import VllmLink
@@ -57,7 +63,7 @@ class VllmPolicies:
         if reserve:
             self._reserve_last_slot()
 
-    def load(self, policy: str, files: Mapping[str, bytes]) -> Policy:
+    def load(self, policy: str, files: Mapping[str, Content]) -> Policy:
         """Give vLLM a policy.
 
         Raises:
@@ -98,7 +104,7 @@ class VllmPolicies:
             self._active.discard(policy)
         self._free_unused(policy)
 
-    def _check(self, files: Mapping[str, bytes]) -> None:
+    def _check(self, files: Mapping[str, Content]) -> None:
         adapter = adapter_from_files(self._model, files)
         last = {module: module.rsplit(".", 1)[-1] for module in adapter.modules_trained}
         unserved = [module for module, name in last.items() if name not in self._modules]
@@ -113,7 +119,7 @@ class VllmPolicies:
                 f"up to {self._max_rank} (sampler.vllm.max_lora_rank)"
             )
 
-    def _add(self, name: str, files: Mapping[str, bytes]) -> Any:
+    def _add(self, name: str, files: Mapping[str, Content]) -> Any:
         number = next(self._numbers)
         with tempfile.TemporaryDirectory(prefix="tuft-policy-") as folder:
             for file in (CONFIG_FILE, WEIGHTS_FILE):
@@ -163,5 +169,5 @@ def lora_modules(model: PreTrainedModel) -> frozenset[str]:
     return frozenset(name.rsplit(".", 1)[-1] for name, kind in kinds if kind != "unembed")
 
 
-def _is_finite(files: Mapping[str, bytes]) -> bool:
-    return all(bool(tensor.isfinite().all()) for tensor in load(files[WEIGHTS_FILE]).values())
+def _is_finite(files: Mapping[str, Content]) -> bool:
+    return all(bool(tensor.isfinite().all()) for tensor in read_adapter(files)[1].values())

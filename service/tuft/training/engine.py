@@ -17,8 +17,8 @@ from tuft.contracts.operations import OptimStep
 from tuft.contracts.records import LoraSpec
 from tuft.deepspeed_config import DeepSpeedPlan
 from tuft.errors import DamagedCheckpoint
-from tuft.modeling.adapters import read_safetensors
 from tuft.modeling.lora import Adapter
+from tuft.modeling.tensor_files import read_safetensors
 from tuft.training.commands import StepReport
 
 # Losses are sums, and so are gradients over ranks.

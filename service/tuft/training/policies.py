@@ -98,5 +98,6 @@ class PolicyWriter:
         if handed is None:
             log.error("the policy %s is no longer in the hand-over folder", prefix)
             return
-        self._upload(prefix, handed.manifest, handed.files)
+        files = {name: bytes(data) for name, data in handed.files.items()}
+        self._upload(prefix, handed.manifest, files)
         self._handover.uploaded(prefix)

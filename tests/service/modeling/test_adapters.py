@@ -15,10 +15,10 @@ from tuft.modeling.adapters import (
     WEIGHTS_FILE,
     adapter_files,
     adapter_from_files,
-    read_safetensors,
 )
 from tuft.modeling.loading import load_base
 from tuft.modeling.lora import Segment
+from tuft.modeling.tensor_files import read_safetensors
 
 
 def test_peft_loads_our_files_and_computes_the_same(

@@ -12,8 +12,8 @@ from safetensors.torch import load
 from torch import Tensor
 
 from tests.service.training.harness import Datum
-from tuft.modeling.adapters import read_safetensors
 from tuft.modeling.loading import load_base
+from tuft.modeling.tensor_files import read_safetensors
 
 
 class Reference:

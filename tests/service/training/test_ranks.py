@@ -24,7 +24,7 @@ from tests.service.training.reference import Reference, assert_close, assert_sam
 from tests.waiting import wait_until
 from tuft.checkpoints import Checkpoints
 from tuft.contracts.records import LoraSpec
-from tuft.modeling.adapters import read_safetensors
+from tuft.modeling.tensor_files import read_safetensors
 
 StartTrainer = Callable[[World], Trainer]
 ATTENTION_ONLY = LoraSpec(rank=2, alpha=32, seed=3, train_mlp=False, train_unembed=False)
