@@ -30,11 +30,11 @@ def train(on: Stage, runs: int) -> None:
             )
             for _ in range(begin, min(begin + ACTIVE, runs))
         ]
-        clients = [future.result(TIMEOUT_S) for future in made]
-        for training in clients:
-            training.forward_backward(data, "cross_entropy")
+        clients = [created.result(TIMEOUT_S) for created in made]
+        computed = [training.forward_backward(data, "cross_entropy") for training in clients]
         steps = [training.optim_step(types.AdamParams(learning_rate=1e-4)) for training in clients]
-        for step in steps:
+        for forward_backward, step in zip(computed, steps, strict=True):
+            forward_backward.result(TIMEOUT_S)
             step.result(TIMEOUT_S)
 
 
