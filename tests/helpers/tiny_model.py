@@ -29,7 +29,9 @@ _TEXT = [
 ]
 
 
-def build_tiny_model(folder: Path, *, architecture: str = "qwen3", tied: bool = False) -> Path:
+def build_tiny_model(
+    folder: Path, *, architecture: str = "qwen3", tied: bool = False, head_dim: int = 16
+) -> Path:
     """Write a random float32 model: 4 layers, hidden 64, vocabulary 512, context 256.
 
     `architecture`: "qwen3" or "llama". EOS and padding are token 0, `<|end|>`.
@@ -42,7 +44,7 @@ def build_tiny_model(folder: Path, *, architecture: str = "qwen3", tied: bool = 
         "num_hidden_layers": 4,
         "num_attention_heads": 4,
         "num_key_value_heads": 2,
-        "head_dim": 16,
+        "head_dim": head_dim,
         "max_position_embeddings": 256,
         "tie_word_embeddings": tied,
         # Wide enough that logits are far from uniform, so that wrong weights show.

@@ -41,7 +41,7 @@ class VllmLink:
         try:
             self._llm = self.call(_start(arguments))
             if arguments["worker_extension_cls"]:
-                self.call(self._llm.collective_rpc("keep_cache_clean"))
+                self.call(self._llm.collective_rpc("repair_cpu_runner"))
         finally:
             if self._llm is None:
                 self._end_loop()

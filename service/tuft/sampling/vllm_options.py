@@ -129,7 +129,7 @@ def engine_arguments(
         "gpu_memory_utilization": vllm.gpu_memory_utilization,
         "kv_cache_memory_bytes": _kv_cache_bytes(vllm.kv_cache_gb, device),
         "enforce_eager": vllm.enforce_eager,
-        "worker_extension_cls": "tuft.sampling.vllm_worker.CleanCache" if device == "cpu" else "",
+        "worker_extension_cls": "tuft.sampling.vllm_worker.CpuRepairs" if device == "cpu" else "",
         "disable_log_stats": True,
         # Requests without a seed draw from vLLM's own stream: never the same after a restart.
         "seed": secrets.randbits(31),

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from tuft.config import ModelConfig
+from tuft.config import ModelConfig, ServiceConfig
 from tuft.contracts.operations import SampleOperation, SamplingParams
 from tuft.contracts.records import LoraSpec, ModelInfo
 from tuft.contracts.wire import SampledSequence, SampleResult
@@ -21,6 +22,10 @@ from tuft.sampling.transformers_engine import TransformersEngine
 
 MODEL = "tiny"
 MakeEngine = Callable[..., TransformersEngine]
+MakePolicy = Callable[..., dict[str, bytes]]
+LoadPolicy = Callable[[dict[str, bytes]], str]
+# The transformers engine alone, on both models.
+transformers_only = pytest.mark.parametrize("case", ["qwen3", "tied-llama"], indirect=True)
 _numbers = itertools.count()
 
 
@@ -82,6 +87,22 @@ def result_of(outcome: object) -> SampleResult:
 def only(result: SampleResult) -> SampledSequence:
     assert len(result.sequences) == 1
     return result.sequences[0]
+
+
+def vllm_config(folder: Path, **sampler: Any) -> ServiceConfig:
+    """A service whose sampler is vLLM: small, and started fast."""
+    settings = {
+        "engine": "vllm",
+        "max_running_sequences": 16,
+        "vllm": {"kv_cache_gb": 0.5, "max_loras": 3, "max_lora_rank": 8, "enforce_eager": True},
+        **sampler,
+    }
+    return ServiceConfig.model_validate(
+        {
+            "supported_models": [{"model_name": MODEL, "model_path": str(folder)}],
+            "sampler": settings,
+        }
+    )
 
 
 def policy_files(model: Any, seed: int, rank: int = 4, **modules: bool) -> dict[str, bytes]:

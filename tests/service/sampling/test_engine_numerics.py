@@ -9,20 +9,23 @@ import pytest
 import torch
 
 from tests.service.sampling.harness import (
+    LoadPolicy,
     MakeEngine,
+    MakePolicy,
     ask,
     only,
     policy_files,
     reference_logits,
     reference_logprobs,
     run,
+    transformers_only,
 )
-from tuft.sampling.transformers_engine import TransformersEngine
+from tuft.sampling.engine import Engine
 
 PROMPTS = [[5, 17, 300, 42], list(range(3, 40)), [511], [9, 9, 8, 1, 250, 33, 2]]
 
 
-def test_greedy_equals_generate(engine: TransformersEngine, plain: Any) -> None:
+def test_greedy_equals_generate(engine: Engine, plain: Any) -> None:
     requests = [ask(prompt, temperature=0.0, max_tokens=40) for prompt in PROMPTS]
     for prompt, result in zip(PROMPTS, run(engine, *requests), strict=True):
         expected = plain.generate(
@@ -32,7 +35,7 @@ def test_greedy_equals_generate(engine: TransformersEngine, plain: Any) -> None:
         assert only(result).stop_reason == "length"
 
 
-def test_sampled_logprobs_equal_recomputed(engine: TransformersEngine, plain: Any) -> None:
+def test_sampled_logprobs_equal_recomputed(engine: Engine, plain: Any) -> None:
     requests = [ask(prompt, num_samples=3, max_tokens=20) for prompt in PROMPTS]
     for prompt, result in zip(PROMPTS, run(engine, *requests), strict=True):
         assert len(result.sequences) == 3
@@ -41,15 +44,13 @@ def test_sampled_logprobs_equal_recomputed(engine: TransformersEngine, plain: An
             np.testing.assert_allclose(sequence.logprobs, expected, atol=1e-4)
 
 
-def test_greedy_logprobs_are_of_temperature_one(engine: TransformersEngine, plain: Any) -> None:
+def test_greedy_logprobs_are_of_temperature_one(engine: Engine, plain: Any) -> None:
     result = only(run(engine, ask(PROMPTS[0], temperature=0.0, top_k=1))[0])
     expected = reference_logprobs(plain, PROMPTS[0], result.tokens.tolist())
     np.testing.assert_allclose(result.logprobs, expected, atol=1e-4)
 
 
-def test_logprobs_are_of_the_distribution_sampled_from(
-    engine: TransformersEngine, plain: Any
-) -> None:
+def test_logprobs_are_of_the_distribution_sampled_from(engine: Engine, plain: Any) -> None:
     prompt = PROMPTS[1]
     params: dict[str, Any] = {"temperature": 0.7, "top_k": 20, "top_p": 0.8}
     result = only(run(engine, ask(prompt, seed=3, max_tokens=12, topk_sample=25, **params))[0])
@@ -78,15 +79,25 @@ def _nucleus(probabilities: torch.Tensor, top_k: int, top_p: float) -> dict[int,
     return {token: p / mass for token, p in kept.items()}
 
 
-@pytest.mark.parametrize("prefill_tokens", [512, 7])
-def test_prompt_logprobs(make_engine: MakeEngine, plain: Any, prefill_tokens: int) -> None:
-    engine = make_engine(prefill_tokens=prefill_tokens)
-    files = policy_files(plain, seed=1)
+def test_prompt_logprobs(
+    engine: Engine, plain: Any, make_policy: MakePolicy, load_policy: LoadPolicy
+) -> None:
+    files = make_policy(1)
+    check_prompt_logprobs(engine, plain, load_policy(files), files)
+
+
+@transformers_only
+def test_prompt_logprobs_of_a_prompt_read_in_pieces(make_engine: MakeEngine, plain: Any) -> None:
+    engine, files = make_engine(prefill_tokens=7), policy_files(plain, seed=1)
     engine.load_policy("p", files)
+    check_prompt_logprobs(engine, plain, "p", files)
+
+
+def check_prompt_logprobs(engine: Engine, plain: Any, name: str, files: dict[str, bytes]) -> None:
     requests = [
         ask(prompt, max_tokens=1, prompt_logprobs=True, topk_prompt=3, policy=policy)
         for prompt in PROMPTS
-        for policy in (None, "p")
+        for policy in (None, name)
     ]
     for request, result in zip(requests, run(engine, *requests), strict=True):
         prompt = request.prompt
@@ -109,13 +120,14 @@ def test_prompt_logprobs(make_engine: MakeEngine, plain: Any, prefill_tokens: in
         assert sampled.logprobs[0] == pytest.approx(float(table[-1, sampled.tokens[0]]), abs=1e-4)
 
 
-def test_topk_prompt_without_prompt_logprobs(engine: TransformersEngine) -> None:
+def test_topk_prompt_without_prompt_logprobs(engine: Engine) -> None:
     result = run(engine, ask(PROMPTS[0], topk_prompt=2))[0]
     assert result.prompt_logprobs is None
     assert result.topk_prompt is not None
     assert result.topk_prompt[0].shape == (4, 2)
 
 
+@transformers_only
 def test_prompt_read_in_pieces_changes_nothing(make_engine: MakeEngine) -> None:
     requests = [ask(prompt, seed=8, max_tokens=10) for prompt in PROMPTS]
     whole = run(make_engine(), *requests)
@@ -125,7 +137,7 @@ def test_prompt_read_in_pieces_changes_nothing(make_engine: MakeEngine) -> None:
         np.testing.assert_allclose(only(one).logprobs, only(other).logprobs, atol=1e-4)
 
 
-def test_sequences_outgrow_their_place_in_the_cache(engine: TransformersEngine, plain: Any) -> None:
+def test_sequences_outgrow_their_place_in_the_cache(engine: Engine, plain: Any) -> None:
     """From 4 to over 200 positions: through three slabs, in company of shorter ones."""
     requests = [ask(prompt, max_tokens=n, seed=n) for prompt in PROMPTS for n in (3, 61, 200)]
     for request, result in zip(requests, run(engine, *requests), strict=True):

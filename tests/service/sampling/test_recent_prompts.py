@@ -16,6 +16,7 @@ from tests.service.sampling.harness import (
     policy_files,
     reference_logprobs,
     run,
+    transformers_only,
 )
 from tuft.sampling.cache import Prefix
 from tuft.sampling.recent_prompts import RecentPrompts
@@ -24,6 +25,7 @@ from tuft.sampling.transformers_engine import TransformersEngine
 PROMPT = list(range(20, 60))
 
 
+@transformers_only
 def test_group_of_one_prompt_in_several_requests_reads_it_once(
     make_engine: MakeEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -40,6 +42,7 @@ def test_group_of_one_prompt_in_several_requests_reads_it_once(
     assert [each.prompt_cache_hit_tokens for each in together] == [0] + [40] * 5
 
 
+@transformers_only
 def test_turns_of_a_conversation_read_what_is_new(
     engine: TransformersEngine, plain: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -57,6 +60,7 @@ def test_turns_of_a_conversation_read_what_is_new(
         np.testing.assert_allclose(only(result).logprobs, expected, atol=1e-4)
 
 
+@transformers_only
 def test_other_tenants_policies_and_scores_share_nothing(
     engine: TransformersEngine, plain: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -73,6 +77,7 @@ def test_other_tenants_policies_and_scores_share_nothing(
         assert result.prompt_cache_hit_tokens == 0
 
 
+@transformers_only
 def test_policy_that_comes_back_is_read_anew(engine: TransformersEngine, plain: Any) -> None:
     engine.load_policy("p", policy_files(plain, seed=1))
     run(engine, ask(PROMPT, policy="p"))

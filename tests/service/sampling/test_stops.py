@@ -7,11 +7,12 @@ from typing import Any
 
 import pytest
 
-from tests.service.sampling.harness import MakeEngine, ask, info_of, only, run
+from tests.service.sampling.harness import MakeEngine, ask, info_of, only, run, transformers_only
 from tuft.contracts.operations import SamplingParams
 from tuft.errors import InvalidRequest
 from tuft.modeling.loading import load_base
 from tuft.sampling.detokenizer import load_detokenizer
+from tuft.sampling.engine import Engine
 from tuft.sampling.stops import Detokenizer, StopCondition
 from tuft.sampling.transformers_engine import TransformersEngine
 
@@ -86,7 +87,7 @@ def test_bytes_that_never_make_a_character_do_not_hide_a_stop(
     assert ends_at(tokens, detokenizer, "dog") == len(tokens)
 
 
-def test_stop_tokens(engine: TransformersEngine) -> None:
+def test_stop_tokens(engine: Engine) -> None:
     free = only(run(engine, ask(PROMPT, seed=2, max_tokens=30))[0])
     stop = int(free.tokens[10])
     first = free.tokens.tolist().index(stop)
@@ -96,14 +97,14 @@ def test_stop_tokens(engine: TransformersEngine) -> None:
     assert (ended.stop_reason, free.stop_reason) == ("stop", "length")
 
 
-def test_stop_on_the_last_allowed_token_is_a_stop(engine: TransformersEngine) -> None:
+def test_stop_on_the_last_allowed_token_is_a_stop(engine: Engine) -> None:
     free = only(run(engine, ask(PROMPT, seed=2, max_tokens=5))[0]).tokens.tolist()
     first = free.index(free[4]) + 1
     ended = only(run(engine, ask(PROMPT, seed=2, max_tokens=first, stop_tokens=[free[4]]))[0])
     assert (len(ended.tokens), ended.stop_reason) == (first, "stop")
 
 
-def test_stop_strings_in_the_engine(engine: TransformersEngine, folder: Path) -> None:
+def test_stop_strings_in_the_engine(engine: Engine, folder: Path) -> None:
     detokenizer = load_detokenizer(folder)
     assert detokenizer is not None
     free = only(run(engine, ask(PROMPT, seed=2, max_tokens=30))[0]).tokens.tolist()
@@ -116,7 +117,8 @@ def test_stop_strings_in_the_engine(engine: TransformersEngine, folder: Path) ->
     assert (ended.tokens.tolist(), ended.stop_reason) == (free[:count], "stop")
 
 
-def test_eos_is_an_ordinary_token_unless_asked_for(engine: TransformersEngine) -> None:
+@transformers_only
+def test_eos_is_an_ordinary_token_unless_asked_for(engine: Engine) -> None:
     """Token 0 is the model's EOS; so hot that every token is equally likely."""
     hot: dict[str, Any] = {"temperature": 1e30, "seed": 1, "max_tokens": 100, "num_samples": 16}
     free = run(engine, ask(PROMPT, **hot))[0].sequences
@@ -126,12 +128,12 @@ def test_eos_is_an_ordinary_token_unless_asked_for(engine: TransformersEngine) -
     assert "stop" in {each.stop_reason for each in ended}
 
 
-def test_context_ends_a_sequence(engine: TransformersEngine) -> None:
+def test_context_ends_a_sequence(engine: Engine) -> None:
     result = only(run(engine, ask([1] * 250, max_tokens=100))[0])
     assert (len(result.tokens), result.stop_reason) == (6, "length")
 
 
-def test_prompt_that_fills_the_context_can_still_be_scored(engine: TransformersEngine) -> None:
+def test_prompt_that_fills_the_context_can_still_be_scored(engine: Engine) -> None:
     result = run(engine, ask([1] * 256, max_tokens=1, prompt_logprobs=True, topk_sample=2))[0]
     assert (len(only(result).tokens), only(result).stop_reason) == (0, "length")
     topk = only(result).topk
@@ -141,6 +143,7 @@ def test_prompt_that_fills_the_context_can_still_be_scored(engine: TransformersE
     assert len(result.prompt_logprobs) == 256
 
 
+@transformers_only
 def test_stop_strings_need_a_tokenizer(folder: Path, make_engine: MakeEngine) -> None:
     model: Any = load_base(folder, "float32", "cpu")
     engine = TransformersEngine(model, info_of(model), None, max_sequences=2, max_cells=1024)
