@@ -115,7 +115,7 @@ class Forward:
             results = _results(batch, head)
             for index, rows in enumerate(results):
                 if not all(math.isfinite(row.loss) for row in rows):
-                    self._leave_out(batch, head, segments, index, kept[index])
+                    _leave_out(segments[index], kept[index])
             grad = head.grad
             if grad is None and self._base is not None:
                 grad = torch.zeros_like(hidden)  # other ranks go back through the layers, too
@@ -126,21 +126,6 @@ class Forward:
     def _output(self) -> AbstractContextManager[None]:
         """The output projection can be used, also where it is partitioned."""
         return nullcontext() if self._base is None else self._base.whole_output()
-
-    def _leave_out(
-        self,
-        batch: PackedBatch,
-        head: HeadResult,
-        segments: Sequence[Segment],
-        index: int,
-        kept: Sequence[tuple[Tensor, Tensor]],
-    ) -> None:
-        """Keep a group from adding any gradient."""
-        segments[index].trains = False
-        for gradient, before in kept:
-            gradient.copy_(before)
-        if head.grad is not None:
-            head.grad[batch.groups[index].start : batch.groups[index].stop] = 0
 
     def _hidden(self, batch: PackedBatch) -> Tensor:
         """The last hidden state, [T, hidden]."""
@@ -274,6 +259,13 @@ def _results(batch: PackedBatch, head: HeadResult) -> list[list[RowResult]]:
         losses = group.row_sums(head.losses[group.start : group.stop])
         results.append([RowResult(loss, row) for loss, row in zip(losses, logprobs, strict=True)])
     return results
+
+
+def _leave_out(segment: Segment, kept: Sequence[tuple[Tensor, Tensor]]) -> None:
+    """Keep a segment from adding any gradient."""
+    segment.trains = False
+    for gradient, before in kept:
+        gradient.copy_(before)
 
 
 def _head_gradient(model: PreTrainedModel, segment: Segment) -> list[tuple[Tensor, Tensor]]:

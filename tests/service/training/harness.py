@@ -359,7 +359,7 @@ def trainer_processes(
             # The worker's report may still be that of its life before; its log is its own.
             return "rank(s), " in (folder / "rank0.log").read_text()
 
-        wait_until(ready, 60, "trainer processes are ready")
+        wait_until(ready, 30 + 30 * ranks, "trainer processes are ready")
         yield children
     finally:
         for child in children:
