@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -61,8 +62,13 @@ class Computing:
 
     group: RankGroup
     budget: int
+    last_s: float = 0.0
+    """Seconds that the last micro-batch took."""
     _work: dict[str, _Work] = field(default_factory=dict)
-    _pool: Pool = field(default_factory=Pool)
+    _pool: Pool = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._pool = Pool(claim=self.budget)
 
     def add(self, rows: Rows) -> None:
         """The rows of a run's operation, at least one."""
@@ -75,6 +81,11 @@ class Computing:
         """Runs whose rows are not all computed."""
         return len(self._work)
 
+    def would_take(self, tenant: str) -> bool:
+        """Whether rows of this tenant, were they here, would be in the next micro-batch."""
+        has_room = self._pool.tokens < self.budget * self.group.size
+        return has_room or self._pool.goes_first(tenant)
+
     def micro_batch(self) -> dict[str, Answers | Exception]:
         """Compute one micro-batch a rank.
 
@@ -85,10 +96,12 @@ class Computing:
         taken = self._pool.take(self.budget, self.group.size)
         runs = {portion.run_id for portions in taken for portion in portions}
         batches = [[self._row_group(portion) for portion in portions] for portions in taken]
+        begun = time.monotonic()
         try:
             answers = self.group.call(commands.Compute([batch or None for batch in batches]))
         except (TuftError, RankFailure) as error:
             return self._isolate(taken, runs, error)
+        self.last_s = time.monotonic() - begun
         for portions, results in zip(taken, answers, strict=True):
             assert isinstance(results, list)
             self._note(portions, results)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Generator
 from functools import partial
@@ -117,12 +118,18 @@ class Leader:
         What arrives while a micro-batch is computed is seen before the next. Raises: LeaseLost.
         """
         self._listen(self._wait_s())
+        self._pieces()
+        while (wait := self._scheduler.patience_s()) > 0:
+            self._listen(wait)
+            self._pieces()
+        self._scheduler.micro_batch()
+        self._check_lease()
+
+    def _pieces(self) -> None:
         # Whoever steps or saves must not keep rows waiting for longer than rows keep them.
         until = time.monotonic() + _PIECES_S
         while self._scheduler.pieces() and time.monotonic() < until:
             self._listen(0.0)
-        self._scheduler.micro_batch()
-        self._check_lease()
 
     def look_everywhere(self) -> None:
         """Take up all runs, as events of earlier times told of them."""
@@ -145,7 +152,7 @@ class Leader:
         """Take up the runs that there is news of, waiting for some where there is none."""
         try:
             self._last_event, run_ids = self._store.events.work(
-                self._model_name, self._last_event, round(wait_s * 1000)
+                self._model_name, self._last_event, math.ceil(wait_s * 1000)
             )
             overdue = [run_id for run_id, deadline in self._gaps.items() if deadline <= time.time()]
             self._unknown.update(run_ids, overdue)

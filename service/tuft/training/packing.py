@@ -27,11 +27,13 @@ class Portion:
 class FairTurns:
     """Who was served least, among those that want something; tokens are what is counted.
 
-    Who comes anew starts level with the one furthest behind, and goes before it: it has no
-    claim on what others got while it was away, and what it got more than they is not forgotten.
+    Who comes anew goes before the one furthest behind. What it got more than others before is
+    not forgotten; what others got while it was away, it may claim up to `claim` tokens: who
+    sends one operation after another is away for a moment after each.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, claim: int = 0) -> None:
+        self._claim = claim
         self._served: dict[str, int] = {}
         self._entered: dict[str, int] = {}
         self._floor = 0
@@ -45,7 +47,7 @@ class FairTurns:
         if key in self._entered:
             return
         self._raise_floor()
-        self._served[key] = max(self._served.get(key, 0), self._floor)
+        self._served[key] = self._level(key)
         self._count += 1
         self._entered[key] = self._count
 
@@ -59,8 +61,13 @@ class FairTurns:
             return
         self._raise_floor()
         for gone in [k for k in self._served if k not in self._entered]:
-            if self._served[gone] <= self._floor:
+            if self._served[gone] <= self._floor - self._claim:
                 del self._served[gone]
+
+    def goes_first(self, key: str) -> bool:
+        """Whether it would be the next if it entered now."""
+        least = min((self._served[other] for other in self._entered), default=self._floor)
+        return key not in self._entered and self._level(key) <= least
 
     def charge(self, key: str, tokens: int) -> None:
         """It was served."""
@@ -69,6 +76,9 @@ class FairTurns:
     def order(self) -> list[str]:
         """Those that want to be served, the one furthest behind first."""
         return sorted(self._entered, key=lambda key: (self._served[key], -self._entered[key]))
+
+    def _level(self, key: str) -> int:
+        return max(self._served.get(key, 0), self._floor - self._claim)
 
     def _raise_floor(self) -> None:
         if self._entered:
@@ -127,9 +137,11 @@ class Pool:
     a replay computes what the first time did.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, claim: int = 0) -> None:
+        """`claim`: see FairTurns."""
+        self._claim = claim
         self._waiting: dict[str, _Waiting] = {}
-        self._tenants = FairTurns()
+        self._tenants = FairTurns(claim)
         self._runs: dict[str, FairTurns] = {}
 
     def __len__(self) -> int:
@@ -142,6 +154,10 @@ class Pool:
     @property
     def tokens(self) -> int:
         return sum(sum(waiting.lengths) for waiting in self._waiting.values())
+
+    def goes_first(self, tenant: str) -> bool:
+        """Whether this tenant, which has no rows here, would be the next if it had."""
+        return self._tenants.goes_first(tenant)
 
     def add(self, run_id: str, tenant: str, lengths: Sequence[int], *, alone: bool = False) -> None:
         """Rows of a run's operation, by their `lengths` in tokens.
@@ -225,4 +241,4 @@ class Pool:
         rows = sorted(lengths, key=lambda row: (lengths[row], -row))
         self._waiting[run_id] = _Waiting(tenant, rows, [lengths[row] for row in rows], alone)
         self._tenants.enter(tenant)
-        self._runs.setdefault(tenant, FairTurns()).enter(run_id)
+        self._runs.setdefault(tenant, FairTurns(self._claim)).enter(run_id)

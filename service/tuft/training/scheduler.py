@@ -12,6 +12,7 @@ from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
 
 from tuft.training.computing import Answers, Computing, Rows
+from tuft.training.patience import Patience, longest_wait_s
 
 Piece = float | Rows
 Task = Generator[Piece, Answers | None, None]
@@ -76,9 +77,12 @@ class Scheduler:
     _paused: dict[str, float] = field(default_factory=dict)
     _waiting: _Turns = field(default_factory=_Turns)
     _waiting_since: dict[str, float] = field(default_factory=dict)
+    _patience: Patience = field(default_factory=Patience)
+    _patient_since: float | None = None
 
     def wake(self, run_id: str, tenant: str) -> None:
         """There may be something to do for a run."""
+        self._patience.came(run_id, time.monotonic())
         if run_id in self._active:
             self._active[run_id].woken = True
         elif run_id not in self._waiting_since:
@@ -118,8 +122,22 @@ class Scheduler:
             self._advance(self._ready.pop(tenant))
         return len(tenants) > 0
 
+    def patience_s(self) -> float:
+        """How long the next micro-batch should wait for runs that are about to have work."""
+        if not len(self.computing):
+            return 0.0
+        now = time.monotonic()
+        since = self._patient_since or now
+        left = since + longest_wait_s(self.computing.last_s) - now
+        wait = min(left, self._patience.wait_s(now, self.computing.would_take))
+        if wait <= 0:
+            return 0.0
+        self._patient_since = since
+        return wait
+
     def micro_batch(self) -> bool:
         """Compute one micro-batch of what waits for it; False where nothing does."""
+        self._patient_since = None
         if not len(self.computing):
             return False
         for run_id, answer in self.computing.micro_batch().items():
@@ -158,6 +176,8 @@ class Scheduler:
             del self._active[run_id]
             if running.woken:
                 self.wake(run_id, running.tenant)
+            else:
+                self._patience.went(run_id, running.tenant, time.monotonic())
             return
         if isinstance(piece, Rows):
             self.computing.add(piece)

@@ -133,6 +133,22 @@ def test_what_a_tenant_got_is_not_forgotten_while_others_wait() -> None:
     assert abs(served["e"] - served["b"]) <= 3
 
 
+def test_a_light_tenant_that_is_away_for_a_moment_keeps_its_claim() -> None:
+    """Its operations are there again whenever the next micro-batch is packed."""
+    pool = Pool(claim=128)
+    pool.add("heavy", "heavy", [128] * 1000)
+    order = ""
+    for number in range(90):
+        pool.add(f"light{number}", "light", [16])
+        assert pool.goes_first("light") is False, "it is there"
+        order += "".join(run[0] for run, _ in take(pool, 128)[0])
+        pool.remove(f"light{number}")
+        if number > 10:
+            assert pool.goes_first("light") == (order[-8:] != "l" * 8)
+    assert order[10:].count("h") == 9
+    assert "hh" not in order
+
+
 @given(st.integers(1, 30), st.integers(60, 100))
 def test_a_long_row_is_not_passed_over_for_ever(short: int, long: int) -> None:
     """Short rows of its own tenant and of another one would always fit before it."""
