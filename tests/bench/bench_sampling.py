@@ -109,7 +109,7 @@ def adapters(on: Stage) -> list[tinker.SamplingClient]:
         sent = training.forward_backward(data, "cross_entropy")
         training.optim_step(types.AdamParams(learning_rate=1e-4 * (number + 1))).result(TIMEOUT_S)
         sent.result(TIMEOUT_S)
-        clients.append(training.save_weights_and_get_sampling_client())
+        clients.append(training.save_weights_and_get_sampling_client().result(TIMEOUT_S))
     return clients
 
 
@@ -152,8 +152,9 @@ def compare_engine(plain: Any, dtype: str, rounds: int) -> None:
 def compare_service(plain: Any, dtype: str, rounds: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
         [model] = models(Path(folder), ["SmolLM2"])
-        with stage(model, dtype=dtype, sampler={"threads": torch.get_num_threads()}) as on:
-            base = [on.clients[0].create_sampling_client(base_model=model.name)]
+        threads = {"threads": torch.get_num_threads()}
+        with stage(model, dtype=dtype, trainer=threads, sampler=threads) as on:
+            base = [on.clients[0].create_sampling_client(base_model=model.name).result(TIMEOUT_S)]
             mixed = adapters(on)
 
             def turn(clients: Sequence[tinker.SamplingClient]) -> Turn:
