@@ -81,6 +81,9 @@ class AdapterEngine:
             optimizer=self._optimizer,
             config={**_CONFIG, "zero_optimization": dict(plan.adapter_zero)},
         )[0]
+        # For DeepSpeed's own checkpoints; it would keep the first adapter's moments alive.
+        parameter: Any = adapter.flat
+        parameter._hp_mapping = None
 
     def step(self, settings: OptimStep) -> StepReport:
         """Reduce the accumulated gradients over the ranks, clip, and step; then clear them.
@@ -192,7 +195,7 @@ class AdapterEngine:
         if not self._optimizer.partitioned:
             return part
         whole = part.new_empty(part.numel() * dist.get_world_size())
-        dist.all_gather_into_tensor(whole, part)
+        dist.all_gather_single(whole, part)
         return whole[: self.adapter.flat.numel()]
 
     def _part(self, whole: Tensor) -> Tensor:

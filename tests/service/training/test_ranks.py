@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from torch import Tensor
 
 from tests.service.training.harness import (
     SPEC,
@@ -38,7 +40,12 @@ EPS = 1e-3
 
 
 def with_zero(valkey_url: str, folder: Path, model_folder: Path, zero: dict[str, Any]) -> World:
-    trainer = {"micro_batch_tokens": 40, "deepspeed": {"zero_optimization": zero}}
+    trainer = {
+        "micro_batch_tokens": 40,
+        # Of two runs one is on the ranks' disks, time and again.
+        "max_resident_adapters": 1,
+        "deepspeed": {"zero_optimization": zero},
+    }
     return World.create(valkey_url, folder, model_folder, trainer=trainer)
 
 
@@ -75,13 +82,17 @@ def submit_all(world: World) -> list[Client]:
     return clients
 
 
-def check_plainly(model_folder: Path, client: Client) -> None:
-    """The same steps in plain PyTorch, from the run's checkpoint `start`, end at `end`."""
+def train_plainly(model_folder: Path, client: Client) -> dict[str, Tensor]:
+    """The same steps in plain PyTorch, from the run's checkpoint `start`."""
     reference = Reference(model_folder, client.files("start"))
     for step in range(STEPS):
         reference.backward(reference.cross_entropy(data_of(client, step)))
         reference.step(3e-3 / (step + 1), (0.9, 0.95), EPS, 0.1, 0.5)
-    assert_close(weights_in(client.files("end")), reference.parameters())
+    return {name: parameter.detach() for name, parameter in reference.parameters().items()}
+
+
+def check_plainly(model_folder: Path, client: Client) -> None:
+    assert_close(weights_in(client.files("end")), train_plainly(model_folder, client))
 
 
 def check_going_on_alone(trainer: Trainer, client: Client) -> None:
@@ -151,3 +162,26 @@ def test_four_ranks(
         clients = submit_all(world)
     for client in clients:
         check_plainly(tiny_tied_llama_folder, client)
+
+
+@pytest.mark.slow
+def test_a_partitioned_bfloat16_base(
+    valkey_url: str, tmp_path: Path, tiny_model_folder: Path
+) -> None:
+    """Adapters are float32 and go where those of a float32 base go, about."""
+    world = with_zero(valkey_url, tmp_path, tiny_model_folder, ZERO_3)
+    (entry,) = world.config.supported_models
+    models = [entry.model_copy(update={"dtype": "bfloat16"})]
+    world = World(valkey_url, world.config.model_copy(update={"supported_models": models}))
+    with trainer_processes(world, tmp_path, ranks=2):
+        clients = submit_all(world)
+    for client in clients:
+        end = weights_in(client.files("end"))
+        assert {tensor.dtype for tensor in end.values()} == {torch.float32}
+        start, expected = (
+            weights_in(client.files("start")),
+            train_plainly(tiny_model_folder, client),
+        )
+        for name, tensor in start.items():
+            way, right = (end[name] - tensor).flatten(), (expected[name] - tensor).flatten()
+            assert torch.cosine_similarity(way, right, dim=0) > 0.9, name
