@@ -112,6 +112,9 @@ class TrainerConfig(Section):
     """Live training runs a tenant may have."""
     micro_batch_tokens: int | None = Field(default=None, ge=1)
     """Tokens in one forward and backward pass of a rank; None: by the size of the model."""
+    activation_memory_gb: float | None = Field(default=None, ge=0)
+    """A rank's memory for the activations of a micro-batch; where they need more, the backward
+    pass computes them again. None: a quarter of the free memory (of a GPU's: 70 %)."""
     snapshot_every_tokens: int = Field(default=20_000, ge=1)
     """A snapshot is taken at the first optim_step after this many tokens were trained."""
     threads: int | None = Field(default=None, ge=1)

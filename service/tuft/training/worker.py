@@ -21,6 +21,7 @@ from tuft.objects import open_object_store
 from tuft.store import Heartbeat, Store, connect
 from tuft.training.group import Place, RankGroup, join_group
 from tuft.training.leader import Leader
+from tuft.training.memory import activation_bytes
 from tuft.training.partitioned import PartitionedBase
 from tuft.training.replica import Replica
 
@@ -67,7 +68,8 @@ def _load(
     if plan.base_zero is not None:
         base = PartitionedBase(model, plan.base_zero, place.device)
     inject_lora(model)
-    replica = Replica(model, entry.model_name, place.rank, plan=plan, base=base)
+    memory = activation_bytes(config.trainer.activation_memory_gb, place.device, place.world_size)
+    replica = Replica(model, entry.model_name, place.rank, memory, plan=plan, base=base)
     return RankGroup(replica, place), info
 
 
