@@ -4,6 +4,7 @@ Plugged into transformers under the name ATTENTION. Rows of similar length are a
 as a rectangle in which the shorter ones are filled up with copies of their own last token: those
 come after all real tokens of their row, which look back only, so no mask is needed, and nothing
 of one row is ever multiplied with anything of another's. (A mask would not do: 0 * NaN is NaN.)
+A GPU in half precision has a kernel for rows of any lengths, which needs no rectangles.
 """
 
 from __future__ import annotations
@@ -16,11 +17,13 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.attention.varlen import varlen_attn
 from torch.nn.functional import scaled_dot_product_attention
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 ATTENTION = "tuft_training"
 
+_HALF = (torch.bfloat16, torch.float16)
 # A rectangle is at least this full: filling is cheap beside another call of the kernel.
 _FULL = 0.6
 
@@ -41,7 +44,11 @@ class Layout:
         self.rows, self.tokens = len(lengths), sum(lengths)
         self.even = len(set(lengths)) == 1
         """All rows are of one length: the sequence is a rectangle as it is."""
+        self.longest = max(lengths)
         self.rectangles: list[Rectangle] = []
+        if device.type == "cuda":
+            ends = np.cumsum([0, *lengths]).astype(np.int32)
+            self.ends = torch.from_numpy(ends).to(device)
         if self.even:
             return
         starts = np.cumsum([0, *lengths[:-1]])
@@ -95,6 +102,8 @@ def attention(
     layout = _layouts[-1]
     # [T, heads, dim], as the projections made them.
     q, k, v = (tensor[0].transpose(0, 1) for tensor in (query, key, value))
+    if q.is_cuda and q.dtype in _HALF:
+        return _attend_any_lengths(q, k, v, layout, scaling, sliding_window).unsqueeze(0), None
     if layout.even:
         return _attend(q, k, v, layout.rows, scaling, sliding_window).unsqueeze(0), None
     outs = [
@@ -132,6 +141,26 @@ def _attend(
         enable_gqa=q.shape[1] != k.shape[1],
     )
     return out.transpose(1, 2).reshape(rows * length, out.shape[1], out.shape[3])
+
+
+def _attend_any_lengths(
+    q: Tensor, k: Tensor, v: Tensor, layout: Layout, scale: float | None, window: int | None
+) -> Tensor:
+    """The same by FlashAttention's kernel for variable lengths: [tokens, heads, dim]."""
+    out = varlen_attn(
+        q,
+        k,
+        v,
+        layout.ends,
+        layout.ends,
+        layout.longest,
+        layout.longest,
+        scale=scale,
+        window_size=(-1 if window is None else window - 1, 0),
+        enable_gqa=q.shape[1] != k.shape[1],
+    )
+    assert isinstance(out, Tensor)
+    return out
 
 
 def _window(length: int, window: int, device: torch.device) -> Tensor:
