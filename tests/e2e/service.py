@@ -19,7 +19,7 @@ import yaml
 
 from tests.waiting import wait_until
 
-START_TIMEOUT_S = 120
+START_TIMEOUT_S = 600
 
 
 @dataclass
