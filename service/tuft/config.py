@@ -190,6 +190,8 @@ class LimitsConfig(Section):
     max_decompressed_bytes: int = Field(default=256 * 1024 * 1024, ge=1024)
     max_pending_operations: int = Field(default=512, ge=1)
     """Per training run; more get 429."""
+    max_pending_tokens: int = Field(default=8_000_000, ge=1)
+    """Per tenant, in forward_backwards that wait; more get 429."""
     max_pending_samples: int = Field(default=4096, ge=1)
     """Per base model; more get 429."""
     max_datums: int = Field(default=4096, ge=1)

@@ -122,6 +122,7 @@ class Submission:
                     writer_epoch=self.caller.writer_epoch,
                     proves_earlier=self._proves_earlier(),
                     max_pending=limits.max_pending_operations,
+                    max_pending_tokens=limits.max_pending_tokens,
                 ),
             )
         except (Conflict, Refused):

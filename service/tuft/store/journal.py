@@ -8,7 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from tuft.contracts.operations import FutureRecord, Operation, Tombstone, request_id_of
+from tuft.contracts.operations import (
+    ForwardBackward,
+    FutureRecord,
+    Operation,
+    Tombstone,
+    request_id_of,
+)
 from tuft.contracts.records import SnapshotRecord
 from tuft.errors import (
     Conflict,
@@ -60,13 +66,15 @@ class Journal:
         writer_epoch: int,
         proves_earlier: bool,
         max_pending: int,
+        max_pending_tokens: int = 2**53,
     ) -> Accepted:
         """Append an operation, with its payload and its pending future, and wake the trainer.
 
         `proves_earlier`: the client sends nothing before its earlier requests were answered,
         so that what is missing before `op` never comes; it gets tombstones that poison.
         An operation that closes the first gap is taken even where `max_pending` are pending,
-        since those behind the gap can't be done without it.
+        since those behind the gap can't be done without it. The same holds for the tokens that
+        the tenant has pending in all its runs, and for one operation of any size.
 
         Raises:
             NotFound: no such run.
@@ -74,7 +82,8 @@ class Journal:
             StaleWriter: not the run's newest writer. Nothing is written.
             Refused: the seq_id was refused before.
             Conflict: the seq_id was taken by another request.
-            QueueFull: `max_pending` operations wait. Nothing is written.
+            QueueFull: `max_pending` operations of the run, or `max_pending_tokens` of the
+                tenant, wait. Nothing is written.
         """
         if future.request_id != op.request_id:
             raise ValueError(f"future {future.request_id} is not that of {op.request_id}")
@@ -83,7 +92,12 @@ class Journal:
         reply = items(
             self._connection.run(
                 script("journal_accept"),
-                [*_keys(op.run_id), keys.future(op.request_id), _tombstone_key(op)],
+                [
+                    *_keys(op.run_id),
+                    keys.future(op.request_id),
+                    _tombstone_key(op),
+                    keys.tenant_pending_tokens(future.tenant),
+                ],
                 [
                     op.run_id,
                     op.seq_id,
@@ -98,6 +112,8 @@ class Journal:
                     max_pending,
                     WINDOW,
                     STREAM_LENGTH,
+                    _tokens(op),
+                    max_pending_tokens,
                 ],
             )
         )
@@ -108,6 +124,11 @@ class Journal:
             raise QueueFull(
                 f"training run {op.run_id} has {integer(reply[1])} operations waiting, the limit "
                 "is limits.max_pending_operations; try again later"
+            )
+        if said == "full_of_tokens":
+            raise QueueFull(
+                f"{future.tenant} has {integer(reply[1])} tokens waiting to be trained, the limit "
+                "is limits.max_pending_tokens; try again later"
             )
         raise _refusal(said, reply, op, writer_epoch)
 
@@ -213,6 +234,7 @@ class Journal:
                 keys.failures(op.run_id),
                 keys.future(op.request_id),
                 keys.RESULTS,
+                keys.tenant_pending_tokens(future.tenant),
             ],
             [
                 lease.epoch,
@@ -225,6 +247,7 @@ class Journal:
                 max(1, round(result_ttl_s * 1000)),
                 failure,
                 STREAM_LENGTH,
+                _tokens(op),
                 *flatten(effects),
             ],
         )
@@ -295,6 +318,10 @@ class Journal:
 def _keys(run_id: str) -> list[str]:
     parts = (keys.run, keys.entries, keys.payloads, keys.waiting)
     return [part(run_id) for part in parts]
+
+
+def _tokens(op: Operation) -> int:
+    return op.body.tokens if isinstance(op.body, ForwardBackward) else 0
 
 
 def _tombstone_key(op: Operation) -> str:

@@ -64,6 +64,16 @@ def model_live_runs(base_model: str) -> str:
     return f"tuft:model-live-runs:{base_model}"
 
 
+def paused(base_model: str) -> str:
+    """Hash run id -> why it waits for its turn."""
+    return f"tuft:paused:{base_model}"
+
+
+def tenant_pending_tokens(tenant: str) -> str:
+    """Integer: tokens of the tenant's operations that are accepted and not done."""
+    return f"tuft:tenant-pending-tokens:{tenant}"
+
+
 def run(run_id: str) -> str:
     """Hash.
 

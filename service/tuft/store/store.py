@@ -11,6 +11,7 @@ from tuft.store.events import Events
 from tuft.store.futures import Futures
 from tuft.store.journal import Journal
 from tuft.store.ledger import Ledger
+from tuft.store.queues import Queues
 from tuft.store.runs import Runs
 from tuft.store.samplers import Samplers
 from tuft.store.samples import SampleQueue
@@ -35,6 +36,7 @@ class Store:
         self.samplers = Samplers(connection)
         self.samples = SampleQueue(connection)
         self.ledger = Ledger(connection)
+        self.queues = Queues(connection)
         self.workers = Workers(connection)
         self.checkpoints = CheckpointIndex(connection)
         self.events = Events(connection)

@@ -105,6 +105,7 @@ class Leader:
         self._unknown: set[str] = set()
         self._last_event = "0-0"
         self._next_lease_check = 0.0
+        self._told_who_waits = False
 
     def run(self) -> None:
         """Work until the lease is lost. Raises: LeaseLost."""
@@ -175,9 +176,22 @@ class Leader:
             return
         try:
             self._store.workers.check(self._lease)
+            self._tell_who_waits()
         except Unavailable as error:
             log.warning("the lease can't be checked: %s", error.message)
         self._next_lease_check = time.monotonic() + _LEASE_CHECK_S
+
+    def _tell_who_waits(self) -> None:
+        long_ago = time.time() - _LEASE_CHECK_S / 2
+        waiting = [run for run, since in self._scheduler.waiting.items() if since < long_ago]
+        if waiting or self._told_who_waits:
+            reason = (
+                f"{self._scheduler.slots} training runs of {self._model_name} are under way, as "
+                "many as trainer.max_resident_adapters; "
+                f"{len(waiting)} with work wait for their turn"
+            )
+            self._store.queues.publish(self._model_name, dict.fromkeys(waiting, reason))
+        self._told_who_waits = bool(waiting)
 
     def _serve(self, run_id: str) -> Task:
         """All that a run has to do now. A run with nothing to do is not brought into memory."""

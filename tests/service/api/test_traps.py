@@ -152,6 +152,19 @@ def test_8_a_poll_is_held_and_then_answered_408(module_store: str, tmp_path: Pat
     }
 
 
+def test_8_a_poll_of_a_run_that_waits_for_its_turn_says_so(
+    module_store: str, tmp_path: Path
+) -> None:
+    with serving(config_of(tmp_path, long_poll_s=0.1), module_store) as api:
+        run_id = api.run()
+        base_model = api.services.store.runs.get(run_id).base_model
+        api.services.store.queues.publish(base_model, {run_id: "32 others are under way"})
+        answer = api.retrieve(f"{run_id}:0")
+    assert answer.status_code == 408
+    assert answer.json()["queue_state"] == "paused_capacity"
+    assert answer.json()["queue_state_reason"] == "32 others are under way"
+
+
 def test_9_permanent_errors_have_permanent_statuses(api: Api, trainer: Trainer) -> None:
     run_id = api.run()
     ok(api.forward_backward(batch(run_id, 1)))

@@ -129,6 +129,7 @@ def accept(
     writer_epoch: int = 0,
     proves_earlier: bool = False,
     max_pending: int = 10_000,
+    max_pending_tokens: int = 10_000,
 ) -> Accepted:
     return store.journal.accept(
         op,
@@ -137,6 +138,7 @@ def accept(
         writer_epoch=writer_epoch,
         proves_earlier=proves_earlier,
         max_pending=max_pending,
+        max_pending_tokens=max_pending_tokens,
     )
 
 

@@ -14,10 +14,11 @@ from tests.service.store.records import (
     complete_up_to,
     create_run,
     operation,
+    optim_step,
     run,
     tombstone,
 )
-from tuft.contracts.operations import Operation, Tombstone
+from tuft.contracts.operations import ForwardBackward, Operation, Tombstone
 from tuft.contracts.records import SnapshotRecord
 from tuft.errors import Conflict, InvalidRequest, NotFound, QueueFull, StaleWriter
 from tuft.store import Lease, Refused, Store
@@ -205,6 +206,27 @@ def test_a_full_queue_burns_nothing_and_recovers(store: Store, lease: Lease) -> 
     assert accept(store, operation(2), max_pending=3).duplicate  # a repeat is no new load
     complete_up_to(store, lease, 0)
     assert not accept(store, operation(3), max_pending=3).duplicate
+
+
+def test_a_tenants_tokens_are_limited_over_all_its_runs(store: Store, lease: Lease) -> None:
+    def big(seq_id: int, tokens: int, run_id: str = RUN) -> Operation:
+        body = ForwardBackward(forward_only=False, rows=1, tokens=tokens)
+        return operation(seq_id, body=body, run_id=run_id)
+
+    create_run(store, "session-1:train:1")
+    accept(store, big(1, 5000), max_pending_tokens=100)  # one alone is always taken
+    with pytest.raises(QueueFull, match="5000 tokens waiting to be trained"):
+        accept(store, big(1, 1, "session-1:train:1"), max_pending_tokens=100)
+    accept(store, optim_step(2), max_pending_tokens=100)  # has no tokens
+    assert accept(store, big(1, 5000), max_pending_tokens=100).duplicate
+    complete_up_to(store, lease, 1)
+    accept(store, big(1, 60, "session-1:train:1"), max_pending_tokens=100)
+    accept(store, big(4, 40), max_pending_tokens=100)
+    with pytest.raises(QueueFull, match="100 tokens"):
+        accept(store, big(5, 1), max_pending_tokens=100)
+    accept(store, big(3, 1), max_pending_tokens=100)  # the one that others wait for
+    complete_up_to(store, lease, 4)
+    accept(store, big(5, 40), max_pending_tokens=100)
 
 
 def test_what_closes_the_first_gap_is_taken_by_a_full_queue(store: Store) -> None:

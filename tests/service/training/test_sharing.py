@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from tests.service.training.harness import (
+    MODEL,
     SPEC,
     Client,
     Failed,
@@ -251,6 +252,25 @@ def test_a_run_that_is_replayed_does_not_hold_up_others(
     trainer.result(step)
     together = sum(len(runs) == 2 for (runs,) in computed)
     assert together == 1
+
+
+def test_clients_of_runs_that_wait_for_a_slot_are_told(
+    world: World, start_trainer: StartTrainer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tuft.training.leader._LEASE_CHECK_S", 0.0)
+    trainer = start_trainer(with_trainer(world, max_resident_adapters=1, micro_batch_tokens=16))
+    busy, waiting = created(trainer), created(trainer)
+    slow = busy.forward_backward(random_data(1, rows=8))
+    trainer.leader.turn()
+    quick = waiting.forward_backward(random_data(1, rows=1))
+    trainer.leader.turn()
+    reason = world.store.queues.reason(MODEL, waiting.run.run_id)
+    assert reason is not None
+    assert "1 training runs of test/tiny are under way" in reason
+    assert world.store.queues.reason(MODEL, busy.run.run_id) is None
+    trainer.all(slow, quick)
+    trainer.leader.turn()
+    assert world.store.queues.reason(MODEL, waiting.run.run_id) is None
 
 
 def test_runs_with_endless_work_take_turns_for_slots(

@@ -52,8 +52,13 @@ async def retrieve_future(services: Injected, caller: Authenticated, body: JsonB
             if answer is not None:
                 return answer
             left = deadline - loop.time()
-            if left <= 0 or services.waiters.stopping:
+            if services.waiters.stopping:
                 return try_again(request_id)
+            if left <= 0:
+                paused = await to_thread.run_sync(
+                    why_paused, services, request_id, limiter=services.look_ups
+                )
+                return try_again(request_id, paused)
             await _wait(watch.event, min(left, pause))
 
 
@@ -86,11 +91,22 @@ def answer_of(services: Services, future: FutureRecord, body: bytes | None) -> R
     return Response(body or b"", media_type=media_type)
 
 
-def try_again(request_id: str) -> Response:
+def why_paused(services: Services, request_id: str) -> str | None:
+    """Why the training run of a pending request does not get to its work; None where it does."""
+    run_id = request_id.rpartition(":")[0]
+    try:
+        base_model = services.store.runs.get(run_id).base_model
+        return services.store.queues.reason(base_model, run_id)
+    except (NotFound, Unavailable):
+        return None
+
+
+def try_again(request_id: str, paused: str | None = None) -> Response:
     """The quiet "not yet": the SDK logs the 200 form of it as a warning each time."""
-    return JSONResponse(
-        {"type": "try_again", "request_id": request_id, "queue_state": "active"}, 408
-    )
+    body = {"type": "try_again", "request_id": request_id, "queue_state": "active"}
+    if paused is not None:
+        body |= {"queue_state": "paused_capacity", "queue_state_reason": paused}
+    return JSONResponse(body, 408)
 
 
 def _is_whole(found: Found) -> bool:

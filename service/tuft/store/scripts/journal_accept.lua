@@ -1,10 +1,11 @@
 -- Append an operation to a run's journal.
--- KEYS run, entries, payloads, waiting, future, trimmed tombstone
+-- KEYS run, entries, payloads, waiting, future, trimmed tombstone, tenant's pending tokens
 -- ARGV run_id, seq, digest, entry, accepted_at, has_payload, payload, future, epoch,
---      proves_earlier, max_pending, window, stream_length
+--      proves_earlier, max_pending, window, stream_length, tokens, max_pending_tokens
 -- Returns {accepted} | {duplicate} | {missing} | {not_live} | {stale, epoch}
 --         | {refused, tombstone} | {conflict} | {too_far, cursor} | {full, pending}
-local run, entries, payloads, waiting, future, trimmed_tombstone = unpack(KEYS)
+--         | {full_of_tokens, tokens pending}
+local run, entries, payloads, waiting, future, trimmed_tombstone, pending_tokens = unpack(KEYS)
 local run_id, digest, entry, accepted_at = ARGV[1], ARGV[3], ARGV[4], ARGV[5]
 local seq, max_pending, window = tonumber(ARGV[2]), tonumber(ARGV[11]), tonumber(ARGV[12])
 
@@ -36,6 +37,10 @@ end
 if seq > cursor + window then return {'too_far', cursor} end
 local closes_gap = seq == filled + 1 and seq < top
 if pending >= max_pending and not closes_gap then return {'full', pending} end
+local tokens = tonumber(ARGV[14])
+local tokens_before = tonumber(redis.call('GET', pending_tokens) or '0')
+local too_many = tokens_before > 0 and tokens_before + tokens > tonumber(ARGV[15])
+if tokens > 0 and too_many and not closes_gap then return {'full_of_tokens', tokens_before} end
 
 if ARGV[10] == '1' then
   for missing = filled + 1, seq - 1 do
@@ -45,6 +50,7 @@ if ARGV[10] == '1' then
     end
   end
 end
+if tokens > 0 then redis.call('INCRBY', pending_tokens, tokens) end
 redis.call('HSET', entries, seq, entry)
 if ARGV[6] == '1' then redis.call('HSET', payloads, seq, ARGV[7]) end
 redis.call('HSET', future, 'record', ARGV[8], 'digest', digest)

@@ -1,10 +1,10 @@
 #!lua flags=allow-oom
 -- Finish the operation after the cursor, with all its effects.
--- KEYS lease, run, entries, failures, future, results
+-- KEYS lease, run, entries, failures, future, results, tenant's pending tokens
 -- ARGV epoch, seq, digest, request_id, future, has_body, body, ttl_ms, failure, stream_length,
---      number of effects, then for each: type of its key, number of words, words
+--      tokens, number of effects, then for each: type of its key, number of words, words
 -- Returns ok | lease | missing | cursor | why it is impossible
-local lease, run, entries, failures, future, results = unpack(KEYS)
+local lease, run, entries, failures, future, results, pending_tokens = unpack(KEYS)
 local seq = tonumber(ARGV[2])
 
 if redis.call('GET', lease) ~= ARGV[1] then return 'lease' end
@@ -16,8 +16,8 @@ local entry = redis.call('HGET', entries, seq)
 if not entry or string.sub(entry, 1, 1) ~= 'O' then return 'there is no operation to complete' end
 
 -- Nothing is rolled back, so nothing may fail once writing has begun.
-local commands, at = {}, 12
-for _ = 1, tonumber(ARGV[11]) do
+local commands, at = {}, 13
+for _ = 1, tonumber(ARGV[12]) do
   local kind, length = ARGV[at], tonumber(ARGV[at + 1])
   local command = {unpack(ARGV, at + 2, at + 1 + length)}
   local there = redis.call('TYPE', command[2])['ok']
@@ -28,6 +28,9 @@ end
 
 redis.call('HSET', run, 'cursor', seq, 'done_by', ARGV[1])
 redis.call('HINCRBY', run, 'pending', -1)
+if tonumber(ARGV[11]) > 0 and redis.call('DECRBY', pending_tokens, ARGV[11]) <= 0 then
+  redis.call('DEL', pending_tokens)
+end
 redis.call('HSET', future, 'record', ARGV[5], 'digest', ARGV[3])
 if ARGV[6] == '1' then redis.call('HSET', future, 'body', ARGV[7]) end
 redis.call('PEXPIRE', future, ARGV[8])
