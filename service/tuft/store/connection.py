@@ -1,11 +1,13 @@
 """The connection to Valkey or Redis: the one place that touches redis-py's loose types.
 
-redis-py's own reply parsing is switched off: replies are what RESP2 sends (int, bytes, None,
-list), and the four readers below turn them into Python types.
+Of redis-py the connections are used and not the client above them, which takes twice the time
+of a small command. Replies are what RESP2 sends (int, bytes, None, list), and the four readers
+below turn them into Python types.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -97,14 +99,14 @@ class Connection:
 
     def __init__(self, client: redis.Redis) -> None:
         pool = client.connection_pool
-        self._client = _raw(pool)
+        self._pool = _Pool(pool)
         # A lost reply of a blocking read is the caller's to handle: no silent second try.
         blocking = dict(
             pool.connection_kwargs,
             socket_timeout=MAX_BLOCK_MS / 1000 + _BLOCKING_MARGIN_S,
             retry=Retry(ExponentialWithJitterBackoff(base=0.02, cap=0.5), retries=0),
         )
-        self._blocking = _raw(
+        self._blocking = _Pool(
             redis.ConnectionPool(
                 connection_class=pool.connection_class,
                 max_connections=pool.max_connections,
@@ -115,45 +117,92 @@ class Connection:
     def call(self, *command: Arg) -> object:
         """Run one command."""
         with _translated():
-            return self._client.execute_command(*command)
+            return self._pool.exchange([command])[0]
 
     def block(self, *command: Arg) -> object:
         """Run one command that may block for up to MAX_BLOCK_MS; it is tried once only."""
         with _translated():
-            return self._blocking.execute_command(*command)
+            return self._blocking.exchange([command])[0]
 
     def run(self, code: Script, keys: Sequence[str], args: Sequence[Arg] = ()) -> object:
         """Run a script atomically."""
         with _translated():
             try:
-                return self._client.execute_command("EVALSHA", code.sha, len(keys), *keys, *args)
+                return self._pool.exchange([("EVALSHA", code.sha, len(keys), *keys, *args)])[0]
             except redis.exceptions.NoScriptError:
-                return self._client.execute_command("EVAL", code.text, len(keys), *keys, *args)
+                return self._pool.exchange([("EVAL", code.text, len(keys), *keys, *args)])[0]
 
     def read(self, *commands: Sequence[Arg]) -> list[object]:
         """Run several reading commands in one go, not as one; their replies in order.
 
         Not a transaction, since a server at its memory limit takes none.
         """
-        return self._pipeline(commands, transaction=False)
+        with _translated():
+            return self._pool.exchange(commands)
 
     def write(self, *commands: Sequence[Arg]) -> list[object]:
         """Run several commands as one (MULTI, EXEC); their replies in order."""
-        return self._pipeline(commands, transaction=True)
-
-    def _pipeline(self, commands: Sequence[Sequence[Arg]], *, transaction: bool) -> list[object]:
         with _translated():
-            pipeline: Any = self._client.pipeline(transaction=transaction)
-            for command in commands:
-                pipeline.execute_command(*command)
-            replies: list[object] = pipeline.execute()
+            replies = items(self._pool.exchange([("MULTI",), *commands, ("EXEC",)])[-1])
+            _raise_first(replies)
             return replies
 
 
-def _raw(pool: redis.ConnectionPool) -> Any:
-    client = redis.Redis(connection_pool=pool)
-    client.response_callbacks.clear()
-    return client
+class _Pool:
+    """Connections that are open and not in use, for any thread."""
+
+    def __init__(self, pool: redis.ConnectionPool) -> None:
+        self._pool: Any = pool
+        self._free: deque[Any] = deque()
+
+    def exchange(self, commands: Sequence[Sequence[Arg]]) -> list[object]:
+        """Send commands together, and return their replies; the first error is raised."""
+        connection = self._take()
+        try:
+            # Here and not below, since connecting has retries of its own.
+            connection.connect()
+            replies: list[object] = connection.retry.call_with_retry(
+                lambda: _exchange(connection, commands), lambda _error: connection.disconnect()
+            )
+        finally:
+            self._free.append(connection)
+        _raise_first(replies)
+        return replies
+
+    def _take(self) -> Any:
+        try:
+            connection = self._free.pop()
+        except IndexError:
+            return self._pool.make_connection()
+        try:
+            # Closed by the server, or with something in it that nobody asked for.
+            if connection.is_connected and connection.can_read():
+                connection.disconnect()
+        except redis.exceptions.RedisError:
+            connection.disconnect()
+        return connection
+
+
+def _exchange(connection: Any, commands: Sequence[Sequence[Arg]]) -> list[object]:
+    replies: list[object] = []
+    try:
+        connection.send_packed_command(connection.pack_commands(commands))
+        for _ in commands:
+            try:
+                replies.append(connection.read_response())
+            except redis.exceptions.ResponseError as error:
+                replies.append(error)
+    except BaseException:
+        # Replies that were not read would be those of the next command.
+        connection.disconnect()
+        raise
+    return replies
+
+
+def _raise_first(replies: list[object]) -> None:
+    for reply in replies:
+        if isinstance(reply, redis.exceptions.RedisError):
+            raise reply
 
 
 @contextmanager
