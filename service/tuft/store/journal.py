@@ -30,7 +30,7 @@ from tuft.store.connection import Connection, blob, integer, items, number, scri
 from tuft.store.effects import flatten
 from tuft.store.events import STREAM_LENGTH
 from tuft.store.runs import not_live
-from tuft.store.values import Accepted, Effect, Lease, Outcome
+from tuft.store.values import Accepted, Effect, Lease, NextEntry, Outcome
 
 WINDOW = 65_536
 """How far beyond the cursor a seq_id may be."""
@@ -185,14 +185,22 @@ class Journal:
             )
         return [_decode(blob(entry)) for entry in found[1:]]
 
-    def waiting_since(self, run_id: str) -> tuple[int, float] | None:
-        """The first missing seq_id that operations wait for, and since when (accepted_at)."""
-        found = items(
-            self._connection.run(
-                script("journal_waiting"), [keys.run(run_id), keys.waiting(run_id)]
-            )
+    def next(self, run_id: str) -> NextEntry:
+        """The entry after the run's cursor, and what the trainer needs for it, in one go.
+
+        Raises: NotFound.
+        """
+        found = items(self._connection.run(script("journal_next"), _keys(run_id)))
+        if not found:
+            raise NotFound(f"no training run {run_id}")
+        cursor, epoch, entry, payload, missing, since = found
+        return NextEntry(
+            cursor=integer(cursor),
+            writer_epoch=integer(epoch),
+            entry=None if entry is None else _decode(blob(entry)),
+            payload=None if payload is None else blob(payload),
+            gap=None if missing is None else (integer(missing), number(since)),
         )
-        return (integer(found[0]), number(found[1])) if found else None
 
     def payload(self, op: Operation) -> bytes | None:
         """The inline payload, None where there is none (or where it is an object)."""

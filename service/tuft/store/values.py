@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from tuft.contracts.operations import FutureRecord, SampleOperation
+from tuft.contracts.operations import FutureRecord, Operation, SampleOperation, Tombstone
 from tuft.contracts.records import SnapshotRecord
 
 WorkerState = Literal["loading", "ready"]
@@ -37,6 +37,21 @@ class Lease:
 
     group: str
     epoch: int
+
+
+@dataclass(frozen=True)
+class NextEntry:
+    """What a run's journal has after its cursor.
+
+    `payload`: the entry's inline payload, None where it has none. `gap`: the first missing seq_id
+    that operations wait for, and since when (accepted_at).
+    """
+
+    cursor: int
+    writer_epoch: int
+    entry: Operation | Tombstone | None
+    payload: bytes | None
+    gap: tuple[int, float] | None
 
 
 @dataclass(frozen=True)

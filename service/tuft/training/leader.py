@@ -6,7 +6,6 @@ import logging
 import math
 import time
 from collections.abc import Generator
-from functools import partial
 from typing import Literal
 
 from tuft.config import ServiceConfig
@@ -41,6 +40,8 @@ _LONGEST_WAIT_S = 1.0
 _LEASE_CHECK_S = 5.0
 # Small pieces (optim_step, save, recording results) between two micro-batches.
 _PIECES_S = 0.2
+# Between them, new work is looked for so often.
+_LISTEN_EVERY_S = 0.002
 # Where runs wait for a slot, a run goes after so many micro-batches of its own, or after so many
 # times as many operations without tokens.
 _QUANTUM = 4
@@ -128,9 +129,12 @@ class Leader:
 
     def _pieces(self) -> None:
         # Whoever steps or saves must not keep rows waiting for longer than rows keep them.
-        until = time.monotonic() + _PIECES_S
-        while self._scheduler.pieces() and time.monotonic() < until:
-            self._listen(0.0)
+        now = listened = time.monotonic()
+        until = now + _PIECES_S
+        while self._scheduler.pieces() and (now := time.monotonic()) < until:
+            if now - listened > _LISTEN_EVERY_S:
+                self._listen(0.0)
+                listened = now
 
     def look_everywhere(self) -> None:
         """Take up all runs, as events of earlier times told of them."""
@@ -196,8 +200,8 @@ class Leader:
     def _serve(self, run_id: str) -> Task:
         """All that a run has to do now. A run with nothing to do is not brought into memory."""
         try:
-            while (entry := (yield from self._next_entry(run_id))) is not None:
-                state = yield from self._serve_entry(run_id, entry)
+            while (found := (yield from self._next_entry(run_id))) is not None:
+                state = yield from self._serve_entry(run_id, *found)
                 if state is not None and self._scheduler.gives_way(run_id, at_rest=state.at_rest):
                     self._scheduler.wake(run_id, state.record.tenant)
                     return
@@ -206,7 +210,7 @@ class Leader:
             log.warning("training run %s is gone: %s", run_id, error.message)
 
     def _serve_entry(
-        self, run_id: str, entry: Operation | Tombstone
+        self, run_id: str, entry: Operation | Tombstone, payload: bytes | None
     ) -> Generator[Piece, Answers | None, RunState | None]:
         """None where the entry has to be done once more."""
         try:
@@ -214,7 +218,7 @@ class Leader:
             if isinstance(entry, Tombstone):
                 yield from self._pass_tombstone(state, entry)
             else:
-                yield from self._finish(state, entry)
+                yield from self._finish(state, entry, payload)
         except InDoubt as error:
             log.warning("%s is rebuilt, and goes on alone: %s", run_id, error)
             self._residents.discard(run_id)
@@ -227,28 +231,25 @@ class Leader:
         self._scheduler.use(run_id, max(tokens, self._cost_of_an_operation))
         return state
 
-    def _next_entry(self, run_id: str) -> Generator[float, None, Operation | Tombstone | None]:
-        journal = self._store.journal
+    def _next_entry(
+        self, run_id: str
+    ) -> Generator[float, None, tuple[Operation | Tombstone, bytes | None] | None]:
+        """The entry after the cursor, and its inline payload; None where there is none yet."""
         while True:
             state = self._residents.get(run_id)
-            status = yield from until_available(run_id, lambda: self._store.runs.status(run_id))
-            cursor = status.cursor
-            if state is not None and state.cursor != cursor:
+            found = yield from until_available(run_id, lambda: self._store.journal.next(run_id))
+            if state is not None and state.cursor != found.cursor:
                 raise LeaseLost(f"the journal of {run_id} was moved on by another worker")
-            entries = yield from until_available(
-                run_id, partial(journal.entries, run_id, cursor, 1)
-            )
-            if entries:
-                return entries[0]
-            gap = yield from until_available(run_id, lambda: journal.waiting_since(run_id))
-            if gap is None:
+            if found.entry is not None:
+                return found.entry, found.payload
+            if found.gap is None:
                 return None
-            missing, since = gap
+            missing, since = found.gap
             timeout = self._config.limits.gap_timeout_s
             if time.time() < since + timeout:
                 self._gaps[run_id] = since + timeout
                 return None
-            yield from self._bury(run_id, missing, status.writer_epoch)
+            yield from self._bury(run_id, missing, found.writer_epoch)
 
     def _bury(self, run_id: str, seq_id: int, writer_epoch: int) -> Generator[float, None, None]:
         timeout = self._config.limits.gap_timeout_s
@@ -273,12 +274,12 @@ class Leader:
         )
         note_tombstone(state, tombstone)
 
-    def _finish(self, state: RunState, op: Operation) -> Task:
+    def _finish(self, state: RunState, op: Operation, payload: bytes | None) -> Task:
         """Do an operation and record its outcome, whatever that is."""
         done: Done | None = None
         reason, category, in_doubt = "", _USER, False
         try:
-            done = yield from self._operations.do(state, op)
+            done = yield from self._operations.do(state, op, payload)
         except LeaseLost:
             raise
         except TuftError as error:

@@ -75,8 +75,10 @@ class Operations:
         self.alone: set[str] = set()
         """Runs whose rows are not computed together with those of others."""
 
-    def do(self, state: RunState, op: Operation) -> Doing:
+    def do(self, state: RunState, op: Operation, payload: bytes | None = None) -> Doing:
         """Do an operation, piece by piece; the journal is not touched.
+
+        `payload`: its inline payload, where that is at hand.
 
         Raises:
             TuftError: it failed for a reason that the user should read. Weights and optimizer
@@ -92,7 +94,7 @@ class Operations:
             case CreateModel():
                 return self._create(state, body)
             case ForwardBackward():
-                return (yield from self._forward_backward(state, op, body))
+                return (yield from self._forward_backward(state, op, body, payload))
             case OptimStep():
                 return self._optim_step(state, op, body)
             case ClearGradients():
@@ -119,8 +121,10 @@ class Operations:
         self._group.call(commands.Start(state.run_id, None))
         return _json(model_id=state.run_id, type="create_model")
 
-    def _forward_backward(self, state: RunState, op: Operation, body: ForwardBackward) -> Doing:
-        request = yield from self._request(op)
+    def _forward_backward(
+        self, state: RunState, op: Operation, body: ForwardBackward, payload: bytes | None
+    ) -> Doing:
+        request = yield from self._request(op, payload)
         if not body.forward_only:
             state.accumulated = True
         rows = Rows(
@@ -147,12 +151,15 @@ class Operations:
             "proto",
         )
 
-    def _request(self, op: Operation) -> Generator[float, None, ForwardBackwardRequest]:
+    def _request(
+        self, op: Operation, payload: bytes | None
+    ) -> Generator[float, None, ForwardBackwardRequest]:
         key = op.payload_object
-        payload = yield from until_available(
-            op.request_id,
-            lambda: self._store.journal.payload(op) if key is None else self._objects.get(key),
-        )
+        if payload is None:
+            payload = yield from until_available(
+                op.request_id,
+                lambda: self._store.journal.payload(op) if key is None else self._objects.get(key),
+            )
         if payload is None:
             raise NotFound(f"the payload of {op.request_id} is gone from the store")
         return decode_forward_backward(payload)

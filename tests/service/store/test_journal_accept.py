@@ -23,6 +23,7 @@ from tuft.contracts.records import SnapshotRecord
 from tuft.errors import Conflict, InvalidRequest, NotFound, QueueFull, StaleWriter
 from tuft.store import Lease, Refused, Store
 from tuft.store.journal import WINDOW
+from tuft.store.values import NextEntry
 
 pytestmark = pytest.mark.usefixtures("lease")
 
@@ -84,18 +85,29 @@ def test_many_threads_with_different_seq_ids_are_all_accepted(store: Store) -> N
     assert not any(answer.duplicate for answer in answers)
     assert [entry.seq_id for entry in store.journal.entries(RUN, 0, 1000)] == seqs
     assert store.runs.status(RUN).next_seq_id == 201
-    assert store.journal.waiting_since(RUN) is None
+    assert store.journal.next(RUN).gap is None
+
+
+def test_the_next_entry_is_that_after_the_cursor(store: Store, lease: Lease) -> None:
+    complete_up_to(store, lease, 0)
+    accept(store, operation(1), b"\x00\xffpayload")
+    accept(store, operation(2))
+    assert store.journal.next(RUN) == NextEntry(0, 0, operation(1), b"\x00\xffpayload", None)
+    complete_up_to(store, lease, 1)
+    assert store.journal.next(RUN) == NextEntry(1, 0, operation(2), None, None)
+    complete_up_to(store, lease, 2)
+    assert store.journal.next(RUN) == NextEntry(2, 0, None, None, None)
 
 
 def test_entries_end_at_a_gap_and_say_since_when_others_wait(store: Store) -> None:
     for seq in (1, 2, 5, 4):
         accept(store, operation(seq))
     assert [entry.seq_id for entry in store.journal.entries(RUN, 0, 10)] == [1, 2]
-    assert store.journal.waiting_since(RUN) == (3, 1004.25)
+    assert store.journal.next(RUN).gap == (3, 1004.25)
     accept(store, operation(3))
     assert [entry.seq_id for entry in store.journal.entries(RUN, 0, 10)] == [1, 2, 3, 4, 5]
     assert [entry.seq_id for entry in store.journal.entries(RUN, 2, 2)] == [3, 4]
-    assert store.journal.waiting_since(RUN) is None
+    assert store.journal.next(RUN).gap is None
 
 
 def test_proof_that_nothing_earlier_comes_closes_gaps_with_poison(store: Store) -> None:
@@ -136,7 +148,7 @@ def test_a_refusal_closes_a_gap_and_wakes_the_trainer(store: Store) -> None:
     seen = store.events.latest(f"work:{MODEL}")
     store.journal.refuse(tombstone(1), writer_epoch=0)
     assert store.journal.entries(RUN, 0, 10) == [tombstone(1), operation(2)]
-    assert store.journal.waiting_since(RUN) is None
+    assert store.journal.next(RUN).gap is None
     assert store.events.work(MODEL, seen, 0)[1] == [RUN]
 
 
@@ -246,7 +258,7 @@ def test_a_seq_id_far_ahead_is_refused_and_bricks_nothing(store: Store) -> None:
     store.journal.refuse(tombstone(WINDOW), writer_epoch=0)
     assert store.runs.status(RUN).next_seq_id == 1
     accept(store, operation(WINDOW - 1))
-    assert store.journal.waiting_since(RUN) == (1, 1000.25 + WINDOW - 1)
+    assert store.journal.next(RUN).gap == (1, 1000.25 + WINDOW - 1)
 
 
 @pytest.mark.parametrize("seq_id", [0, -1, -5])
@@ -257,7 +269,7 @@ def test_the_first_seq_id_is_1(store: Store, seq_id: int) -> None:
 
 def test_the_largest_gap_is_buried_at_once(store: Store, lease: Lease) -> None:
     accept(store, operation(WINDOW - 1), proves_earlier=True)
-    assert store.journal.waiting_since(RUN) is None
+    assert store.journal.next(RUN).gap is None
     assert len(store.journal.entries(RUN, 0, WINDOW)) == WINDOW - 1
 
 
@@ -267,10 +279,12 @@ def test_unknown_and_ended_runs(store: Store) -> None:
         accept(store, operation(1, run_id=other))
     with pytest.raises(NotFound, match=other):
         store.journal.entries(other, 0, 1)
+    with pytest.raises(NotFound, match=other):
+        store.journal.next(other)
     store.runs.restore(run(other))
     with pytest.raises(InvalidRequest, match="checkpoints are left"):
         accept(store, operation(1, run_id=other))
-    assert store.journal.waiting_since(other) is None
+    assert store.journal.next(other).gap is None
 
 
 def test_accepting_touches_the_time_of_the_last_request(store: Store) -> None:
