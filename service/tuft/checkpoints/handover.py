@@ -3,12 +3,15 @@
 A new policy is on its way to the object store for a while, and samplers need it at once: so
 the trainer puts it into a folder that they share. Each policy is one file, which appears whole
 (by a rename) and carries a checksum. Its name ends in `.new` until the policy is in the object
-store, then in `.kept`; of those the newest few stay.
+store, then in `.kept`; of those the newest few stay. Older ones are `.spare`: the next policies
+are written over them, since memory that the system has to find and clear first costs more than
+the writing. Who reads a file holds a lock on it meanwhile, and is not written under.
 """
 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hashlib
 import logging
 import mmap
@@ -19,6 +22,7 @@ import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -29,8 +33,8 @@ from tuft.errors import DamagedCheckpoint
 log = logging.getLogger(__name__)
 
 _MAGIC = b"tuft-policy-1\n"
-_NEW, _KEPT = ".new", ".kept"
-_KEPT_FILES, _KEPT_BYTES = 8, 1 << 30
+_NEW, _KEPT, _SPARE = ".new", ".kept", ".spare"
+_KEPT_FILES, _KEPT_BYTES, _SPARE_FILES = 4, 1 << 30, 2
 # More than this on the way to the object store: who adds another waits for it to arrive there.
 _NEW_FILES, _NEW_BYTES = 256, 4 << 30
 # A temporary file that is older belongs to a process that died.
@@ -44,7 +48,8 @@ class Handed:
     prefix: str
     manifest: CheckpointManifest
     files: dict[str, Content]
-    """Views of the mapped file, in private memory where something writes to them."""
+    """Views of the mapped file, in private memory where something writes to them. The file is
+    locked for as long as one of them is there."""
 
 
 class _Header(BaseModel):
@@ -91,10 +96,12 @@ class Handover:
         place = self._place(prefix, _KEPT if uploaded else _NEW)
         part = self._folder / f".{uuid.uuid4().hex}"
         try:
-            with part.open("xb", buffering=0) as out:
+            with self._open_for_writing(part) as out:
                 _write(out.fileno(), header, files)
+                out.truncate()
                 if self._sync:
                     os.fsync(out.fileno())
+            # Not before the lock is gone.
             part.rename(place)
         finally:
             part.unlink(missing_ok=True)
@@ -160,11 +167,34 @@ class Handover:
                         found.append((stat.st_mtime, stat.st_size, Path(entry.path)))
         return found
 
+    def _open_for_writing(self, part: Path) -> BinaryIO:
+        """A file at `part` that nobody reads: one that is no longer needed, or a new one."""
+        for _, _, spare in self._entries(_SPARE):
+            try:
+                spare.rename(part)
+                file = part.open("r+b", buffering=0)
+            except FileNotFoundError:
+                continue  # another trainer was first
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                file.close()
+                part.unlink()
+            else:
+                return file
+        return part.open("xb", buffering=0)
+
     def _drop_old(self) -> None:
-        total = 0
+        total, spares = 0, len(self._entries(_SPARE))
         for number, (_, size, path) in enumerate(sorted(self._entries(_KEPT), reverse=True)):
             total += size
-            if number >= _KEPT_FILES or (number and total > _KEPT_BYTES):
+            if number < _KEPT_FILES and (not number or total <= _KEPT_BYTES):
+                continue
+            if spares < _SPARE_FILES:
+                spares += 1
+                with contextlib.suppress(FileNotFoundError):
+                    path.rename(path.with_suffix(_SPARE))
+            else:
                 path.unlink(missing_ok=True)
         for changed_at, _, path in self._entries(""):
             if path.name.startswith(".") and changed_at < time.time() - _ABANDONED_S:
@@ -196,6 +226,8 @@ def _read(place: Path, prefix: str | None) -> Handed:
     with place.open("rb") as file:
         if os.fstat(file.fileno()).st_size <= len(_MAGIC) + 12:
             raise DamagedCheckpoint(f"{place} is cut off")
+        # The map has the file's lock, too, and keeps it.
+        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
         # Writable, as torch wants its buffers; the file is not written to.
         data = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY))
     intact = zlib.crc32(data[:-4]) == int.from_bytes(data[-4:], "little")

@@ -29,6 +29,13 @@ LOOPBACK_HOSTS = ("127.0.0.1", "localhost", "::1")
 # Deaths of one child before the service was ever ready: then starting it again won't help.
 _MAX_DEATHS_AT_START = 3
 _STOP_GRACE_S = 10.0
+# glibc gives large blocks back to the system at once, and then has each page of the next one
+# found and cleared anew: 7 % of a training step. Up to 1 GiB is kept instead.
+_ALLOCATOR = {
+    "MALLOC_MMAP_THRESHOLD_": str(1 << 30),
+    "MALLOC_TRIM_THRESHOLD_": str(1 << 30),
+    "MALLOC_TOP_PAD_": str(1 << 24),
+}
 
 
 class StartFailed(TuftError):
@@ -163,6 +170,14 @@ class Supervisor:
     def _env(self, config_file: Path, **more: str) -> dict[str, str]:
         return {"TUFT_CONFIG": str(config_file), "TUFT_STORE_URL": self._store_url, **more}
 
+    def _worker_env(
+        self, config_file: Path, model: ModelConfig, threads: int, **more: str
+    ) -> dict[str, str]:
+        """Of a trainer rank or a sampler."""
+        env = {"TUFT_MODEL": model.model_name, "OMP_NUM_THREADS": str(threads), **more}
+        allocator = {name: os.environ.get(name, value) for name, value in _ALLOCATOR.items()}
+        return self._env(config_file, **allocator, **env)
+
     def _api(self, config_file: Path) -> ChildGroup:
         env = self._env(config_file, TUFT_HOST=self._host, TUFT_PORT=str(self._port))
         return self._group("api", "tuft.api", lambda: [env])
@@ -170,7 +185,7 @@ class Supervisor:
     def _sampler(self, config_file: Path, model: ModelConfig, replica: int) -> ChildGroup:
         sampler = self._config.sampler
         threads = sampler.threads or max(1, (os.cpu_count() or 1) // sampler.replicas)
-        env = self._env(config_file, TUFT_MODEL=model.model_name, OMP_NUM_THREADS=str(threads))
+        env = self._worker_env(config_file, model, threads)
         name = f"sampler-{_slug(model)}"
         if replica:
             # The first has the worker's default name, so that it finds its work again when
@@ -189,10 +204,10 @@ class Supervisor:
         def envs() -> list[dict[str, str]]:
             port = str(free_port())
             return [
-                self._env(
+                self._worker_env(
                     config_file,
-                    TUFT_MODEL=model.model_name,
-                    OMP_NUM_THREADS=str(threads),
+                    model,
+                    threads,
                     RANK=str(rank),
                     LOCAL_RANK=str(rank),
                     WORLD_SIZE=str(ranks),

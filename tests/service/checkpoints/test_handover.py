@@ -65,8 +65,31 @@ def test_only_the_newest_stay_after_their_upload(tmp_path: Path) -> None:
         os.utime(handover._place(f"p{number}", (".new", ".kept")[number % 2]), (number, number))
         handover.uploaded(f"p{number}")
     there = [n for n in range(12) if handover.get(f"p{n}") is not None]
-    assert there == list(range(4, 12))
-    assert len(list(tmp_path.iterdir())) == 8
+    assert there == list(range(8, 12))
+    assert len(list(tmp_path.glob("*.kept"))) == 4
+    assert len(list(tmp_path.iterdir())) <= 4 + 2
+
+
+def test_a_policy_is_not_written_over_while_it_is_read(tmp_path: Path) -> None:
+    handover = Handover(tmp_path)
+    handover.put("read", manifest_of("a"), FILES, uploaded=True)
+    handed = handover.get("read")
+    assert handed is not None
+    place = handover._place("read", ".kept")
+    for number, other in enumerate((b"other", b"others" * 5000)):
+        # As if newer ones had come meanwhile.
+        place.rename(place.with_suffix(".spare"))
+        handover.put(f"p{number}", manifest_of("a"), {"adapter_config.json": other})
+        assert handed.files == FILES
+        place = handover._place(f"p{number}", ".new")
+        assert place.stat().st_nlink == 1
+    spare = place.stat().st_ino
+    place.rename(place.with_suffix(".spare"))
+    handover.put("short", manifest_of("a"), FILES)
+    assert handover._place("short", ".new").stat().st_ino == spare
+    short = handover.get("short")
+    assert short is not None
+    assert short.files == FILES
 
 
 def test_it_is_full_when_uploads_lag_behind(
