@@ -113,20 +113,35 @@ def _wait_until_ready(url: str, child: psutil.Popen, log: Path) -> None:
 
 
 def clock_of(process: psutil.Process) -> Callable[[], dict[str, float]]:
-    """CPU time of a process and its children, as they are now."""
-    family = [process, *process.children(recursive=True)]
-    return lambda: {"vllm": sum(cpu_seconds(each) for each in family)}
+    """CPU time of a process and its children, as they are now, by their names."""
+    family = [(each, _name(each)) for each in (process, *process.children(recursive=True))]
+
+    def clock() -> dict[str, float]:
+        seconds: dict[str, float] = {}
+        for each, name in family:
+            seconds[name] = seconds.get(name, 0.0) + cpu_seconds(each)
+        return seconds
+
+    return clock
+
+
+def _name(process: psutil.Process) -> str:
+    command = process.cmdline()
+    return command[command.index("-m") + 1] if "-m" in command else command[0].rsplit("/")[-1]
 
 
 def compare(on: Stage, url: str, process: psutil.Process, rounds: int) -> None:
-    client = on.clients[0].create_sampling_client(base_model=on.model.name)
+    client = on.clients[0].create_sampling_client(base_model=on.model.name).result(TIMEOUT_S)
     seeds = count()
     with (
         httpx.Client(base_url=url, timeout=TIMEOUT_S) as http,
         ThreadPoolExecutor(REQUESTS) as pool,
     ):
         turns = {
-            "ours": Turn(lambda: by_service(client, prompts(next(seeds))), on.clock),
+            "ours": Turn(
+                lambda: by_service(client, prompts(next(seeds))),
+                clock_of(psutil.Process(on.service.process.pid)),
+            ),
             "vLLM's": Turn(lambda: by_vllm(http, pool, prompts(next(seeds))), clock_of(process)),
         }
         costs = in_turn(turns, rounds)
@@ -134,6 +149,8 @@ def compare(on: Stage, url: str, process: psutil.Process, rounds: int) -> None:
     for name, cost in costs.items():
         tokens = REQUESTS * NEW_TOKENS
         print(f"  {name:<8}{tokens / cost.wall:8.1f} tokens/s, {tokens / cost.cpu:8.1f} /CPU s")
+        for process_name, seconds in cost.by_process.items():
+            print(f"    {process_name:<40}{seconds * 1000 / tokens:8.2f} CPU ms a token")
     ours, theirs = costs["ours"], costs["vLLM's"]
     what = "16 requests, vLLM engine through our API / vLLM's own server"
     report(f"{what}, wall", ">=", 0.95, theirs.wall / ours.wall)
