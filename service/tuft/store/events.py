@@ -32,7 +32,8 @@ class Events:
         """
         stream = keys.work(base_model)
         newest, run_ids = self._read(stream, last_id, block_ms)
-        if run_ids and self._dropped_since(stream, last_id):
+        # A stream is cut only above STREAM_LENGTH events: whoever missed some gets a full batch.
+        if len(run_ids) == _BATCH and self._dropped_since(stream, last_id):
             run_ids += texts(self._connection.call("SMEMBERS", keys.model_live_runs(base_model)))
         return newest, list(dict.fromkeys(run_ids))
 

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from tests.service.store.records import MODEL, RUN, accept, create_run, operation
-from tuft.store import Lease, Store, connect, journal
+from tuft.store import Lease, Store, connect, events, journal
 
 
 def test_a_reader_gets_what_came_since_and_each_run_once(store: Store, lease: Lease) -> None:
@@ -40,6 +40,7 @@ def test_streams_are_bounded_and_a_late_reader_looks_everywhere(
     store: Store, lease: Lease, monkeypatch: pytest.MonkeyPatch, valkey_url: str
 ) -> None:
     monkeypatch.setattr(journal, "STREAM_LENGTH", 100)
+    monkeypatch.setattr(events, "_BATCH", 50)
     beginning = store.events.latest(f"work:{MODEL}")
     create_run(store, "session-1:train:1")  # its event will be dropped
     for seq in range(1, 601):
