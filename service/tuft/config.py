@@ -141,6 +141,15 @@ class TrainerConfig(Section):
         read_plan(value)
         return value
 
+    @model_validator(mode="after")
+    def _activations_are_kept_at_stage_3(self) -> Self:
+        if self.activation_memory_gb is not None and self.deepspeed_plan.base_zero is not None:
+            raise ValueError(
+                "activation_memory_gb is not served with deepspeed's zero_optimization.stage 3, "
+                "where activations are kept; lower micro_batch_tokens instead"
+            )
+        return self
+
     @property
     def deepspeed_plan(self) -> DeepSpeedPlan:
         """What `deepspeed` means."""

@@ -106,6 +106,12 @@ def test_what_would_not_be_honoured_is_refused(config: dict[str, Any], words: li
     assert all(word in str(caught.value) for word in words), str(caught.value)
 
 
+def test_activations_are_not_computed_twice_with_a_partitioned_base() -> None:
+    stage_3 = {"zero_optimization": {"stage": 3}}
+    with pytest.raises(ValidationError, match="lower micro_batch_tokens instead"):
+        TrainerConfig(deepspeed=stage_3, activation_memory_gb=1)
+
+
 def test_the_key_takes_a_mapping_or_a_file(tmp_path: Path) -> None:
     file = tmp_path / "ds.json"
     config = {"zero_optimization": {"stage": 1}}

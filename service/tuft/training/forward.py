@@ -52,7 +52,9 @@ class Forward:
             model: with LoRA layers (`inject_lora`), in eval mode.
             activation_bytes: what the activations of one micro-batch may take before they are
                 computed again in the backward pass (activation checkpointing); None: any amount.
-            base: where the ranks have a part of the model each. Then this is collective.
+            base: where the ranks have a part of the model each. Then this is collective, and
+                nothing is computed again: where that begins hangs on a rank's own LoRA layers,
+                and ranks would gather weights in different orders.
 
         Raises:
             ConfigError: this architecture is not served.
@@ -66,7 +68,7 @@ class Forward:
             model.set_attn_implementation(ATTENTION)
             self._head = Head(model)
             self._check(expected)
-        self._activation_bytes = activation_bytes
+        self._activation_bytes = activation_bytes if base is None else None
         self._bytes_per_token = self._measure_activations()
 
     def compute(
@@ -107,7 +109,7 @@ class Forward:
                 segment.adapter.begin_gradient()
         if self._base is not None:
             self._base.begin()
-        with torch.set_grad_enabled(which.backward), self._layers(batch, segments, which.tokens):
+        with torch.set_grad_enabled(which.backward), self._layers(batch, segments):
             hidden = self._hidden(batch)
             kept = {index: _head_gradient(self.model, each) for index, each in enumerate(segments)}
             with self._output():
@@ -139,14 +141,12 @@ class Forward:
         return hidden
 
     @contextmanager
-    def _layers(
-        self, batch: PackedBatch, segments: Sequence[Segment], tokens: int
-    ) -> Iterator[None]:
+    def _layers(self, batch: PackedBatch, segments: Sequence[Segment]) -> Iterator[None]:
         """How layers are to treat this batch, in its forward and its backward pass."""
         layout = Layout(batch.lengths, self.model.device)
         again = False
         if self._activation_bytes is not None and torch.is_grad_enabled():
-            again = tokens * self._bytes_per_token > self._activation_bytes
+            again = batch.size * self._bytes_per_token > self._activation_bytes
         with use_adapters(self.model, segments), use_layout(layout):
             for layer in self.model.get_decoder().layers if again else ():
                 # The layer's own switch; its parts stay in eval mode.
@@ -211,17 +211,15 @@ class Forward:
             ).last_hidden_state
             size = sum(nbytes for where, nbytes in saved.items() if where not in weights)
         del out
-        # Ranks decide alike.
-        return size / length if self._base is None else self._base.largest(size) / length
+        return size / length
 
 
 @dataclass(frozen=True)
 class _Pass:
-    """Groups (by index) that run together; `tokens`: of the rank that has most."""
+    """Groups (by index) that run together."""
 
     chosen: Sequence[int]
     backward: bool
-    tokens: int
 
 
 def _passes(micro_batch: MicroBatch) -> list[_Pass]:
@@ -230,11 +228,8 @@ def _passes(micro_batch: MicroBatch) -> list[_Pass]:
     looked_at = [index for index, group in enumerate(micro_batch) if not group.backward]
     tokens = tokens_of([micro_batch[index] for index in looked_at])
     if trained and tokens <= _FEW_TOKENS:
-        return [_Pass(range(len(micro_batch)), True, tokens_of(micro_batch))]
-    passes = [
-        _Pass(trained, True, tokens_of(micro_batch) - tokens),
-        _Pass(looked_at, False, tokens),
-    ]
+        return [_Pass(range(len(micro_batch)), backward=True)]
+    passes = [_Pass(trained, backward=True), _Pass(looked_at, backward=False)]
     return [each for each in passes if each.chosen]
 
 
@@ -243,12 +238,8 @@ def _joint(micro_batch: MicroBatch, everyone: Sequence[MicroBatch | None]) -> li
     passes = []
     for backward in (True, False):
         chosen = [index for index, group in enumerate(micro_batch) if group.backward == backward]
-        tokens = max(
-            tokens_of([group for group in each or () if group.backward == backward])
-            for each in everyone
-        )
-        if tokens:
-            passes.append(_Pass(chosen, backward, tokens))
+        if any(group.backward == backward for each in everyone for group in each or ()):
+            passes.append(_Pass(chosen, backward))
     return passes
 
 

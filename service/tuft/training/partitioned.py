@@ -11,7 +11,6 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import nn
 
 from tuft.modeling.loading import PreTrainedModel
@@ -52,12 +51,6 @@ class PartitionedBase:
     def begin(self) -> None:
         """A forward pass begins: what is fetched ahead of its use starts from the beginning."""
         self._coordinator.reset_step()
-
-    def largest(self, value: int) -> int:
-        """The largest of the ranks' values. Collective."""
-        found = torch.tensor(value)
-        dist.all_reduce(found, dist.ReduceOp.MAX)
-        return int(found)
 
     @contextmanager
     def whole_output(self) -> Iterator[None]:
