@@ -153,6 +153,7 @@ def test_partitioned_base_on_two_machines(
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize("zero", [{}, ZERO_1, OFFLOADED], ids=["zero0", "zero1", "offloaded"])
 def test_four_ranks(
     valkey_url: str, tmp_path: Path, tiny_tied_llama_folder: Path, zero: dict[str, Any]
