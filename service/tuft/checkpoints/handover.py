@@ -34,7 +34,7 @@ log = logging.getLogger(__name__)
 
 _MAGIC = b"tuft-policy-1\n"
 _NEW, _KEPT, _SPARE = ".new", ".kept", ".spare"
-_KEPT_FILES, _KEPT_BYTES, _SPARE_FILES = 4, 1 << 30, 2
+_KEPT_FILES, _KEPT_BYTES, _SPARE_FILES = 2, 1 << 30, 2
 # More than this on the way to the object store: who adds another waits for it to arrive there.
 _NEW_FILES, _NEW_BYTES = 256, 4 << 30
 # A temporary file that is older belongs to a process that died.
