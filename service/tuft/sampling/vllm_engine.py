@@ -25,8 +25,9 @@ from tuft.sampling.vllm_link import VllmLink
 from tuft.sampling.vllm_policies import Policy, VllmPolicies
 from tuft.sampling.vllm_requests import NotFiniteError, Sample, sample_result, scores_wanted
 
-# How long a step waits for something to end; new requests wait for it.
-_STEP_S = 0.01
+# How long a step waits for something to end, and a new request for the step: less than vLLM takes
+# for a token, and more than a fraction of a core goes into asking for new requests.
+_STEP_S = {"cpu": 0.04, "cuda": 0.005}
 _ENDS = ("stop", "length")
 
 
@@ -50,6 +51,7 @@ class VllmEngine:
         info: ModelInfo,
         detokenizer: Detokenizer | None,
         max_policies: int,
+        device: str,
     ) -> None:
         """
         Args:
@@ -58,6 +60,7 @@ class VllmEngine:
             info: of this model.
             detokenizer: None where the model has no tokenizer: stop strings are refused then.
             max_policies: policies that may sample at a time; vLLM's `max_loras`, or one less.
+            device: "cpu" or "cuda".
 
         Raises:
             ConfigError, VllmEnded: vLLM can't start.
@@ -65,6 +68,7 @@ class VllmEngine:
         self._info = info
         self._detokenizer = detokenizer
         self._max_sequences = int(arguments["max_num_seqs"])
+        self._step_s = _STEP_S[device]
         self._link = VllmLink(arguments)
         self._policies = VllmPolicies(
             self._link,
@@ -119,7 +123,7 @@ class VllmEngine:
         self._start_waiting()
 
     def step(self) -> Sequence[Finished]:
-        self._link.poll(0.0 if self._done else _STEP_S)
+        self._link.poll(0.0 if self._done else self._step_s)
         done, self._done = self._done, []
         return done
 

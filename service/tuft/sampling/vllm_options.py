@@ -43,7 +43,7 @@ def start_vllm(config: ServiceConfig, model_config: ModelConfig, folder: Path) -
     modules = lora_modules(model)
     arguments = engine_arguments(config, model_config, folder, info, modules, device)
     policies = _policies_at_a_time(config)
-    return VllmEngine(arguments, model, info, load_detokenizer(folder), policies)
+    return VllmEngine(arguments, model, info, load_detokenizer(folder), policies, device)
 
 
 def load_skeleton(folder: Path) -> PreTrainedModel:

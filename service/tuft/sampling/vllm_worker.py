@@ -69,7 +69,8 @@ def _clean_cache(runner: Any, logits: Tensor) -> None:
 
     `logits` [rows, vocab], one row a running sequence. Caches have blocks as first dimension.
     """
-    for row in (~logits.amax(-1).isfinite()).nonzero()[:, 0].tolist():
+    # The sum sees every NaN and infinity; it is by far the cheapest reduction of bfloat16.
+    for row in (~logits.sum(-1, dtype=torch.float32).isfinite()).nonzero()[:, 0].tolist():
         for table in runner.input_batch.block_table.block_tables:
             blocks = table.get_numpy_array()[row, : table.num_blocks_per_row[row]].tolist()
             for cache in runner.kv_caches:
