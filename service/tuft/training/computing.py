@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from tuft.contracts.wire import LossConfig, Row
 from tuft.errors import TuftError
 from tuft.training import commands
+from tuft.training.budget import Budget
 from tuft.training.commands import RowGroup, RowResult
 from tuft.training.group import RankFailure, RankGroup
 from tuft.training.packing import Pool, Portion
@@ -58,17 +59,17 @@ class _Work:
 
 @dataclass
 class Computing:
-    """What runs want computed; `budget`: tokens of a rank's micro-batch."""
+    """What runs want computed, a micro-batch at a time."""
 
     group: RankGroup
-    budget: int
+    budget: Budget
     last_s: float = 0.0
     """Seconds that the last micro-batch took."""
     _work: dict[str, _Work] = field(default_factory=dict)
     _pool: Pool = field(init=False)
 
     def __post_init__(self) -> None:
-        self._pool = Pool(claim=self.budget)
+        self._pool = Pool(claim=self.budget.shared)
 
     def add(self, rows: Rows) -> None:
         """The rows of a run's operation, at least one."""
@@ -83,7 +84,7 @@ class Computing:
 
     def would_take(self, tenant: str) -> bool:
         """Whether rows of this tenant, were they here, would be in the next micro-batch."""
-        has_room = self._pool.tokens < self.budget * self.group.size
+        has_room = self._pool.tokens < self.budget.shared * self.group.size
         return has_room or self._pool.goes_first(tenant)
 
     def micro_batch(self) -> dict[str, Answers | Exception]:
@@ -93,7 +94,8 @@ class Computing:
             By run id, the answers of operations that are through, or why they failed: InDoubt,
             or what the ranks raised over rows of that run alone.
         """
-        taken = self._pool.take(self.budget, self.group.size)
+        tokens = self.budget.tokens(self._work, time.monotonic())
+        taken = self._pool.take(tokens, self.group.size)
         runs = {portion.run_id for portions in taken for portion in portions}
         batches = [[self._row_group(portion) for portion in portions] for portions in taken]
         begun = time.monotonic()

@@ -15,7 +15,7 @@ import torch
 import torch.distributed as dist
 
 from tuft.errors import TuftError
-from tuft.training.budget import automatic_budget
+from tuft.training.budget import Budget
 from tuft.training.commands import Command
 from tuft.training.replica import Replica
 
@@ -110,10 +110,9 @@ class RankGroup:
     def size(self) -> int:
         return self._place.world_size
 
-    @property
-    def automatic_budget(self) -> int:
-        """Tokens of a micro-batch of one rank."""
-        return automatic_budget(self._replica.num_parameters, self._place.device.type)
+    def automatic_budget(self) -> Budget:
+        """Tokens of a micro-batch where the configuration does not say."""
+        return Budget.automatic(self._replica.num_parameters, self._place.device.type)
 
     def call(self, command: Command) -> list[object]:
         """Have every rank do `command`; their results in order of rank. Only on rank 0.

@@ -26,6 +26,7 @@ from tuft.contracts.records import Disposable
 from tuft.errors import LeaseLost, NotFound, StaleWriter, TuftError, Unavailable
 from tuft.objects import ObjectStore
 from tuft.store import Effect, Lease, Outcome, Store
+from tuft.training.budget import Budget
 from tuft.training.computing import Answers, Computing, InDoubt
 from tuft.training.group import RankFailure, RankGroup
 from tuft.training.operations import Done, Operations
@@ -82,14 +83,15 @@ class Leader:
         self._model_name = model_name
         self._lease = lease
         slots = config.trainer.max_resident_adapters
-        budget = config.trainer.micro_batch_tokens or group.automatic_budget
+        tokens = config.trainer.micro_batch_tokens
+        budget = group.automatic_budget() if tokens is None else Budget(tokens, tokens)
         self._scheduler = Scheduler(
             start=self._serve,
             computing=Computing(group, budget),
             slots=slots,
-            quantum=_QUANTUM * budget,
+            quantum=_QUANTUM * budget.shared,
         )
-        self._cost_of_an_operation = max(1, budget // _OPERATIONS_A_MICRO_BATCH)
+        self._cost_of_an_operation = max(1, budget.shared // _OPERATIONS_A_MICRO_BATCH)
         self._operations = Operations(group, store, objects, config)
         self._residents = Residents(
             group=group,

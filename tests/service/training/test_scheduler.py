@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from tests.service.training.harness import MODEL
+from tuft.training.budget import Budget
 from tuft.training.computing import Computing
 from tuft.training.group import Place, RankGroup
 from tuft.training.replica import Replica
@@ -19,7 +20,9 @@ class Log:
     def __init__(self, group: RankGroup, slots: int = 10) -> None:
         self.pieces: dict[str, list[float]] = {}
         self.done: list[str] = []
-        self.scheduler = Scheduler(self._task, Computing(group, 128), slots, quantum=100)
+        self.scheduler = Scheduler(
+            self._task, Computing(group, Budget(128, 128)), slots, quantum=100
+        )
 
     def _task(self, run_id: str) -> Task:
         for pause in self.pieces[run_id]:
@@ -106,7 +109,7 @@ def test_what_a_task_raises_is_raised(group: RankGroup) -> None:
         yield 0.0
         raise RuntimeError("lost")
 
-    scheduler = Scheduler(task, Computing(group, 128), 1, quantum=1)
+    scheduler = Scheduler(task, Computing(group, Budget(128, 128)), 1, quantum=1)
     scheduler.wake("a1", "a")
     assert scheduler.pieces()
     with pytest.raises(RuntimeError, match="lost"):
