@@ -36,7 +36,8 @@ def start_vllm(config: ServiceConfig, model_config: ModelConfig, folder: Path) -
     """
     _require_vllm()
     sampler = config.sampler
-    _set_environment(sampler.replicas, sampler.threads)
+    several = sampler.replicas > 1 or model_config.tensor_parallel_size > 1
+    _set_environment(bind=not several and sampler.threads is None)
     model = load_skeleton(folder)
     info = describe_model(model, model_config)
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -72,8 +73,11 @@ def _require_vllm() -> None:
         )
 
 
-def _set_environment(replicas: int, threads: int | None) -> None:
-    """What vLLM reads from the environment; what the user has set there stays."""
+def _set_environment(*, bind: bool) -> None:
+    """What vLLM reads from the environment; what the user has set there stays.
+
+    `bind`: whether vLLM may pin its threads to cores, one process to all cores of a NUMA node.
+    """
     defaults = {
         # Nothing is sent anywhere.
         "VLLM_NO_USAGE_STATS": "1",
@@ -85,8 +89,8 @@ def _set_environment(replicas: int, threads: int | None) -> None:
         # longest prompt, and we score prompts that fill the context. That token is never fed.
         "VLLM_ALLOW_LONG_MAX_MODEL_LEN": "1",
     }
-    if replicas > 1 or threads is not None:
-        # vLLM would pin all of them to the same cores; OMP_NUM_THREADS says how many.
+    if not bind:
+        # OMP_NUM_THREADS says how many there are.
         defaults["VLLM_CPU_OMP_THREADS_BIND"] = "nobind"
     for name, value in defaults.items():
         os.environ.setdefault(name, value)
