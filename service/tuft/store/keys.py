@@ -136,8 +136,28 @@ def work(base_model: str) -> str:
 
 
 def samples(base_model: str) -> str:
-    """Stream of SampleOperation JSON; an entry is deleted when it is done."""
+    """Stream of SampleOperation JSON that consumers took; an entry is deleted when it is done."""
     return f"tuft:samples:{base_model}"
+
+
+def sample_queue_prefix(base_model: str) -> str:
+    """Lists of SampleOperation JSON that nobody took yet, one a tenant."""
+    return f"tuft:sample-queue:{len(base_model)}:{base_model}:"
+
+
+def sample_tenants(base_model: str) -> str:
+    """List of the tenants that have such operations; the first one's turn is next."""
+    return f"tuft:sample-tenants:{base_model}"
+
+
+def sample_waiting(base_model: str) -> str:
+    """String: how many such operations there are."""
+    return f"tuft:sample-waiting:{base_model}"
+
+
+def sample_wake(base_model: str) -> str:
+    """Stream that says that there is a new one."""
+    return f"tuft:sample-wake:{base_model}"
 
 
 def sample_consumers(base_model: str) -> str:

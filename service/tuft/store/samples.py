@@ -1,4 +1,8 @@
-"""The queue of sample operations: one stream per base model, shared by its samplers."""
+"""The queue of sample operations: one per base model, shared by its samplers and fair to tenants.
+
+Operations wait in a list of their tenant's. Samplers take from the tenants in turn, into a stream
+that remembers what each sampler works on.
+"""
 
 from __future__ import annotations
 
@@ -32,6 +36,8 @@ class SampleQueue:
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
+        self._woken: dict[str, str] = {}
+        """By base model: the last wake-up that was seen."""
 
     def accept(self, op: SampleOperation, future: FutureRecord, *, max_pending: int) -> Accepted:
         """Queue an operation with its pending future; repeating it changes nothing.
@@ -44,8 +50,21 @@ class SampleQueue:
             raise ValueError(f"future {future.request_id} is not that of {op.request_id}")
         reply = self._connection.run(
             script("sample_accept"),
-            [keys.future(op.request_id), keys.samples(op.base_model)],
-            [op.digest, op.model_dump_json(), future.model_dump_json(), max_pending],
+            [
+                keys.future(op.request_id),
+                keys.samples(op.base_model),
+                keys.sample_tenants(op.base_model),
+                keys.sample_waiting(op.base_model),
+                keys.sample_wake(op.base_model),
+            ],
+            [
+                op.digest,
+                op.model_dump_json(),
+                future.model_dump_json(),
+                max_pending,
+                op.tenant,
+                keys.sample_queue_prefix(op.base_model),
+            ],
         )
         match text(reply):
             case "accepted" | "duplicate" as said:
@@ -63,28 +82,34 @@ class SampleQueue:
     ) -> list[ClaimedSample]:
         """Take up to `count` new operations, waiting up to `block_ms` for the first.
 
-        Call it at least every 30 s, with `count` 0 where there is no room: it is the sign of
-        life too. After Unavailable call `reclaim` before the next claim, since the reply that
-        was lost may have named operations.
+        Of tenants with operations waiting, each gives one in turn. Call it at least every 30 s,
+        with `count` 0 where there is no room: it is the sign of life too. After Unavailable call
+        `reclaim` before the next claim, since the reply that was lost may have named operations.
         """
-        self._connection.run(
-            script("sample_touch"),
-            [keys.samples(base_model), keys.sample_consumers(base_model)],
-            [GROUP, consumer],
+        found = self._take(base_model, consumer, count)
+        if found or count <= 0 or block_ms <= 0:
+            return found
+        wake, seen = keys.sample_wake(base_model), self._woken.get(base_model, "0-0")
+        block = min(block_ms, MAX_BLOCK_MS // 2)
+        reply = self._connection.block("XREAD", "BLOCK", block, "STREAMS", wake, seen)
+        for _name, entries in map(items, items(reply)):
+            self._woken[base_model] = text(items(items(entries)[-1])[0])
+        return self._take(base_model, consumer, count) if reply else []
+
+    def _take(self, base_model: str, consumer: str, count: int) -> list[ClaimedSample]:
+        reply = self._connection.run(
+            script("sample_claim"),
+            [
+                keys.samples(base_model),
+                keys.sample_consumers(base_model),
+                keys.sample_tenants(base_model),
+                keys.sample_waiting(base_model),
+            ],
+            [GROUP, consumer, count, keys.sample_queue_prefix(base_model)],
         )
-        if count <= 0:
-            return []
-        head = ("XREADGROUP", "GROUP", GROUP, consumer, "COUNT", count)
-        tail = ("STREAMS", keys.samples(base_model), ">")
-        if block_ms > 0:
-            block = min(block_ms, MAX_BLOCK_MS // 2)
-            reply = self._connection.block(*head, "BLOCK", block, *tail)
-        else:
-            reply = self._connection.call(*head, *tail)
         return [
             _claimed(entry_id, fields, deliveries=1)
-            for _name, entries in map(items, items(reply))
-            for entry_id, fields in map(items, items(entries))
+            for entry_id, fields in map(items, items(reply))
         ]
 
     def reclaim(

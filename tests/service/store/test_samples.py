@@ -159,3 +159,28 @@ def test_a_new_server_has_no_group_yet(store: Store, valkey_url: str) -> None:
     assert [c.op for c in store.samples.claim(MODEL, "a", 5, 0)] == [sample(1)]
     connect(valkey_url).flushall()
     assert store.samples.reclaim(MODEL, "a") == []
+
+
+def test_tenants_take_turns(store: Store) -> None:
+    """One that has queued much does not hold up another; each one's own order stays."""
+
+    def queue(tenant: str, *numbers: int) -> None:
+        for number in numbers:
+            op = sample(number).model_copy(update={"tenant": tenant})
+            store.samples.accept(op, pending(op.request_id), max_pending=100)
+
+    def taken(count: int) -> list[str]:
+        return [c.op.request_id for c in store.samples.claim(MODEL, "a", count, 0)]
+
+    ids = {number: sample(number).request_id for number in range(40)}
+    queue("heavy", *range(20))
+    assert taken(2) == [ids[0], ids[1]]
+    queue("light", 30)
+    queue("other", 31, 32, 33)
+    assert taken(3) == [ids[2], ids[30], ids[31]]
+    queue("light", 34)
+    assert taken(4) == [ids[3], ids[32], ids[34], ids[4]]
+    assert taken(100) == [ids[33], *(ids[number] for number in range(5, 20))]
+    assert taken(100) == []
+    with pytest.raises(QueueFull):
+        store.samples.accept(sample(39), pending(sample(39).request_id), max_pending=25)
