@@ -12,33 +12,20 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, cast
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
 
 from tuft.contracts.records import LoraSpec
+from tuft.modeling import lora_parts
+from tuft.modeling.lora_parts import LoraLayer, Part, Parts
 
 ModuleKind = Literal["attn", "mlp", "unembed"]
 
 _ATTN = frozenset({"q_proj", "k_proj", "v_proj", "o_proj", "qkv_proj"})
 _MLP = frozenset({"gate_proj", "up_proj", "down_proj", "gate_up_proj"})
 _STATE = "_tuft_lora_state"
-
-
-class LoraLayer(NamedTuple):
-    """One layer's part of an adapter: float32 views `a` [rank, in] and `b` [out, rank].
-
-    `a_t` and `b_t` are their transposes. `grad_a` and `grad_b`, of the same shapes, are views of the adapter's gradient, None before
-    the first `begin_gradient`.
-    """
-
-    a: Tensor
-    b: Tensor
-    a_t: Tensor
-    b_t: Tensor
-    grad_a: Tensor | None = None
-    grad_b: Tensor | None = None
 
 
 class Adapter(nn.Module):
@@ -142,21 +129,6 @@ class LoraState:
         self.anchor = torch.zeros((), requires_grad=True)
 
 
-class _Part(NamedTuple):
-    """What one adapter adds to its rows of a layer's output."""
-
-    layer: LoraLayer
-    scaling: float
-    segment: Segment
-
-
-class _Parts(NamedTuple):
-    """`sizes` of all segments in entries of the flattened batch, and the part of each."""
-
-    sizes: list[int]
-    parts: list[_Part | None]
-
-
 class LoraLinear(nn.Module):
     """A frozen linear layer plus, for each segment of the batch, its adapter's low-rank part.
 
@@ -185,104 +157,38 @@ class LoraLinear(nn.Module):
             # torch leaves `apply` untyped.
             out = _AddLora.apply(x, y, self.state.anchor, parts)  # type: ignore[no-untyped-call]
             return cast("Tensor", out)
-        _add(x, y, parts)
+        lora_parts.add(x, y, parts)
         return y
 
-    def _parts(self, shape: torch.Size) -> _Parts:
+    def _parts(self, shape: torch.Size) -> Parts:
         rows, entries = self.state.rows, shape[:-1].numel()
         if rows not in (entries, shape[0]):
             raise ValueError(f"segments cover {rows} rows, but the batch has {shape[0]}")
-        parts: list[_Part | None] = []
+        parts: list[Part | None] = []
         for segment, layers in zip(self.state.segments, self.state.layers, strict=True):
             layer = layers.get(self.name) if layers is not None else None
             if layer is None or segment.adapter is None:
                 parts.append(None)
             else:
-                parts.append(_Part(layer, segment.adapter.scaling, segment))
-        return _Parts([each.rows * entries // rows for each in self.state.segments], parts)
+                parts.append(Part(layer, segment.adapter.scaling, segment))
+        return Parts([each.rows * entries // rows for each in self.state.segments], parts)
 
 
 class _AddLora(torch.autograd.Function):
-    """y + scaling * (x A^T) B^T a part, in place; its backward writes the gradients of A and B.
-
-    Nothing of one part enters another's: all products are of a part's own rows.
-    """
+    """y + scaling * (x A^T) B^T a part, in place; its backward writes the gradients of A and B."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, y: Tensor, anchor: Tensor, parts: _Parts) -> Tensor:  # noqa: ARG004
+    def forward(ctx: Any, x: Tensor, y: Tensor, anchor: Tensor, parts: Parts) -> Tensor:  # noqa: ARG004
         ctx.parts = parts
-        ctx.save_for_backward(x, *_add(x, y, parts))
+        ctx.save_for_backward(x, *lora_parts.add(x, y, parts))
         ctx.mark_dirty(y)
         return y
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor, None, None]:
-        x, *lows = ctx.saved_tensors
-        sizes, parts = ctx.parts
-        whole_x = _memory_for_grad_x(x, ctx.parts) if ctx.needs_input_grad[0] else None
-        grad_xs = [None] * len(sizes) if whole_x is None else torch.split(_flat(whole_x), sizes)
-        wide_grad = _flat(grad).float()
-        entries = zip(
-            parts,
-            torch.split(_flat(x).float(), sizes),
-            torch.split(wide_grad, sizes),
-            torch.split(wide_grad.T, sizes, dim=1),
-            grad_xs,
-            strict=True,
-        )
-        remaining = iter(lows)
-        for part, x_part, g, g_t, grad_x in entries:
-            low = next(remaining) if part is not None else None
-            # Rows that don't train end no loss, or one that is not finite: nothing goes back.
-            if part is not None and low is not None and part.segment.trains:
-                _go_back(part, x_part, low, g, g_t, grad_x)
-        return whole_x, grad, None, None
-
-
-def _add(x: Tensor, y: Tensor, parts: _Parts) -> list[Tensor]:
-    """Add each part to `y`; the low-rank activations [entries, rank], float32, of each."""
-    lows = []
-    xs = torch.split(_flat(x).float(), parts.sizes)
-    ys = torch.split(_flat(y), parts.sizes)
-    for part, x_part, y_part in zip(parts.parts, xs, ys, strict=True):
-        if part is None:
-            continue
-        low = x_part @ part.layer.a_t
-        if y_part.dtype == low.dtype:
-            y_part.addmm_(low, part.layer.b_t, alpha=part.scaling)
-        else:
-            y_part.add_((low @ part.layer.b_t).mul_(part.scaling))
-        lows.append(low)
-    return lows
-
-
-def _go_back(
-    part: _Part, x: Tensor, low: Tensor, g: Tensor, g_t: Tensor, grad_x: Tensor | None
-) -> None:
-    """Add to the gradients of A and B; write that of x, where it is asked for."""
-    layer = part.layer
-    assert layer.grad_a is not None, "begin_gradient was not called"
-    assert layer.grad_b is not None
-    layer.grad_b.addmm_(g_t, low, alpha=part.scaling)
-    back = g @ layer.b
-    back.mul_(part.scaling)
-    layer.grad_a.addmm_(back.T, x)
-    if grad_x is not None and grad_x.dtype == back.dtype:
-        torch.mm(back, layer.a, out=grad_x)
-    elif grad_x is not None:
-        grad_x.copy_(back @ layer.a)
-
-
-def _memory_for_grad_x(x: Tensor, parts: _Parts) -> Tensor:
-    """Memory for the gradient of x: zero wherever no part will write."""
-    whole = all(part is not None and part.segment.trains for part in parts.parts)
-    make = torch.empty if whole else torch.zeros
-    return make(x.shape, dtype=x.dtype, device=x.device)
-
-
-def _flat(x: Tensor) -> Tensor:
-    """[entries, features] of any batch shape."""
-    return x.reshape(-1, x.shape[-1])
+        x, *kept = ctx.saved_tensors
+        grad_x = lora_parts.go_back(x, kept, grad, ctx.parts, needs_x=ctx.needs_input_grad[0])
+        return grad_x, grad, None, None
 
 
 def target_modules(model: nn.Module) -> dict[str, ModuleKind]:
