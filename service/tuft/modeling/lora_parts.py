@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple, Protocol
 
 import torch
@@ -51,7 +52,8 @@ class Parts:
     sizes: list[int]
     parts: list[Part | None]
 
-    def is_even(self) -> bool:
+    @cached_property
+    def even(self) -> bool:
         """Whether there are several parts, all of one shape."""
         first = self.parts[0]
         if len(self.parts) < 2 or first is None:
@@ -70,7 +72,7 @@ def add(x: Tensor, y: Tensor, parts: Parts) -> list[Tensor]:
         x: […, in]. y: […, out], contiguous.
     """
     wide, flat_y = _flat(x).float(), y.view(-1, y.shape[-1])
-    if parts.is_even():
+    if parts.even:
         return _add_even(wide, flat_y, [part for part in parts.parts if part is not None])
     lows = []
     xs, ys = torch.split(wide, parts.sizes), torch.split(flat_y, parts.sizes)
@@ -99,7 +101,7 @@ def go_back(
         grad: of the output, […, out].
     """
     wide_x, wide_grad = _flat(x).float(), _flat(grad).float()
-    if parts.is_even():
+    if parts.even:
         even = [part for part in parts.parts if part is not None]
         flat_x = _go_back_even(wide_x, kept, wide_grad, even, needs_x=needs_x)
         return None if flat_x is None else flat_x.view(x.shape).to(x.dtype)
