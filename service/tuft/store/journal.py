@@ -92,12 +92,7 @@ class Journal:
         reply = items(
             self._connection.run(
                 script("journal_accept"),
-                [
-                    *_keys(op.run_id),
-                    keys.future(op.request_id),
-                    _tombstone_key(op),
-                    keys.tenant_pending_tokens(future.tenant),
-                ],
+                _acceptance_keys(op, future.tenant),
                 [
                     op.run_id,
                     op.seq_id,
@@ -120,17 +115,7 @@ class Journal:
         said = text(reply[0])
         if said in ("accepted", "duplicate"):
             return Accepted(op.request_id, duplicate=said == "duplicate")
-        if said == "full":
-            raise QueueFull(
-                f"training run {op.run_id} has {integer(reply[1])} operations waiting, the limit "
-                "is limits.max_pending_operations; try again later"
-            )
-        if said == "full_of_tokens":
-            raise QueueFull(
-                f"{future.tenant} has {integer(reply[1])} tokens waiting to be trained, the limit "
-                "is limits.max_pending_tokens; try again later"
-            )
-        raise _refusal(said, reply, op, writer_epoch)
+        raise _queue_full(said, reply, op, future.tenant) or _refusal(said, reply, op, writer_epoch)
 
     def refuse(self, tombstone: Tombstone, *, writer_epoch: int) -> None:
         """Burn a seq_id, since its request was refused for good or never arrives.
@@ -339,6 +324,25 @@ def _tombstone_key(op: Operation) -> str:
 def _decode(entry: bytes) -> Operation | Tombstone:
     kind: type[Operation] | type[Tombstone] = Operation if entry[:1] == b"O" else Tombstone
     return kind.model_validate_json(entry[1:])
+
+
+def _acceptance_keys(op: Operation, tenant: str) -> list[str]:
+    pending = keys.tenant_pending_tokens(tenant)
+    return [*_keys(op.run_id), keys.future(op.request_id), _tombstone_key(op), pending]
+
+
+def _queue_full(said: str, reply: list[object], op: Operation, tenant: str) -> QueueFull | None:
+    if said == "full":
+        return QueueFull(
+            f"training run {op.run_id} has {integer(reply[1])} operations waiting, the limit "
+            "is limits.max_pending_operations; try again later"
+        )
+    if said == "full_of_tokens":
+        return QueueFull(
+            f"{tenant} has {integer(reply[1])} tokens waiting to be trained, the limit "
+            "is limits.max_pending_tokens; try again later"
+        )
+    return None
 
 
 def _refusal(
