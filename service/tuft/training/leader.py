@@ -243,6 +243,8 @@ class Leader:
             if state is not None and state.cursor != found.cursor:
                 raise LeaseLost(f"the journal of {run_id} was moved on by another worker")
             if found.entry is not None:
+                if isinstance(found.entry, Operation):
+                    self._scheduler.came(run_id, found.entry.accepted_at)
                 return found.entry, found.payload
             if found.gap is None:
                 return None

@@ -82,12 +82,15 @@ class Scheduler:
 
     def wake(self, run_id: str, tenant: str) -> None:
         """There may be something to do for a run."""
-        self._patience.came(run_id, time.monotonic())
         if run_id in self._active:
             self._active[run_id].woken = True
         elif run_id not in self._waiting_since:
             self._waiting_since[run_id] = time.time()
             self._waiting.append(tenant, run_id)
+
+    def came(self, run_id: str, accepted_at: float) -> None:
+        """The run's next operation was accepted then, in seconds since the epoch."""
+        self._patience.came(run_id, accepted_at)
 
     def is_active(self, run_id: str) -> bool:
         """Whether the run has a task under way."""
@@ -126,7 +129,7 @@ class Scheduler:
         """How long the next micro-batch should wait for runs that are about to have work."""
         if not len(self.computing):
             return 0.0
-        now = time.monotonic()
+        now = time.time()
         since = self._patient_since or now
         left = since + longest_wait_s(self.computing.last_s) - now
         wait = min(left, self._patience.wait_s(now, self.computing.would_take))
@@ -177,7 +180,7 @@ class Scheduler:
             if running.woken:
                 self.wake(run_id, running.tenant)
             else:
-                self._patience.went(run_id, running.tenant, time.monotonic())
+                self._patience.went(run_id, running.tenant, time.time())
             return
         if isinstance(piece, Rows):
             self.computing.add(piece)

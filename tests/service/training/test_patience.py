@@ -43,14 +43,18 @@ def test_who_is_new_or_was_away_for_long_is_not_waited_for(patience: Patience) -
     assert patience.wait_s(108.0, everyone) == 0.0
 
 
-def test_who_did_not_come_has_to_come_soon_once_more(patience: Patience) -> None:
-    assert patience.wait_s(101.0, everyone) == 0.0
-    patience.came("a", 101.0)
-    patience.went("a", "A", 102.0)
-    assert patience.wait_s(102.0, everyone) == 0.0
-    patience.came("a", 102.01)
-    patience.went("a", "A", 103.0)
-    assert patience.wait_s(103.0, everyone) > 0.0
+def test_who_came_soon_but_was_seen_late_is_waited_for_again(patience: Patience) -> None:
+    assert patience.wait_s(105.0, everyone) == 0.0
+    patience.came("a", 100.01)  # seen at 105
+    patience.went("a", "A", 106.0)
+    assert patience.wait_s(106.0, everyone) > 0.0
+
+
+def test_quick_ones_get_some_milliseconds(patience: Patience) -> None:
+    for number in range(10):
+        patience.came("a", 100.0 + number)
+        patience.went("a", "A", 101.0 + number)
+    assert patience.wait_s(110.0, everyone) == pytest.approx(0.01)
 
 
 def test_short_micro_batches_wait_less() -> None:
