@@ -14,6 +14,8 @@ from itertools import chain
 
 PATIENCE = 8
 """A row that was due and did not fit so many times goes before all others."""
+_PASSES_A_BUDGET = 4
+"""An empty pass costs about what a fourth of a full one's tokens do."""
 
 
 @dataclass(frozen=True)
@@ -109,6 +111,9 @@ class _Space:
         """Those of them after which rows of others were taken."""
         self.is_taken = False
         """By a run that wants to be alone."""
+
+    def has_empty_rank(self) -> bool:
+        return min(self._loads) == 0
 
     def is_only(self, run_id: str) -> bool:
         """Whether there are no rows but this run's."""
@@ -220,13 +225,15 @@ class Pool:
         if index < 0:
             return False
         row, length = waiting.rows.pop(index), waiting.lengths.pop(index)
+        # A pass has a price of its own, whatever is in it: who begins one pays it.
+        price = length + (self._claim // _PASSES_A_BUDGET if space.has_empty_rank() else 0)
         space.put(run_id, row, length)
         space.is_taken = waiting.alone
         self._note_passing(run_id, space)
         if index == longest:
             waiting.passed_over = 0
-        self._tenants.charge(waiting.tenant, length)
-        self._runs[waiting.tenant].charge(run_id, length)
+        self._tenants.charge(waiting.tenant, price)
+        self._runs[waiting.tenant].charge(run_id, price)
         if not waiting.rows:
             self.remove(run_id)
         return True

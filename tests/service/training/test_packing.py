@@ -144,8 +144,9 @@ def test_a_light_tenant_that_is_away_for_a_moment_keeps_its_claim() -> None:
         order += "".join(run[0] for run, _ in take(pool, 128)[0])
         pool.remove(f"light{number}")
         if number > 10:
-            assert pool.goes_first("light") == (order[-8:] != "l" * 8)
-    assert order[10:].count("h") == 9
+            assert pool.goes_first("light") or order.endswith("lll")
+    # A pass costs 32, so 48 stand against 160: ten passes of one to three of the other.
+    assert 17 <= order[12:].count("h") <= 20
     assert "hh" not in order
 
 
