@@ -75,7 +75,7 @@ def add(x: Tensor, y: Tensor, parts: Parts) -> list[Tensor]:
     if parts.even:
         return _add_even(wide, flat_y, [part for part in parts.parts if part is not None])
     lows = []
-    xs, ys = torch.split(wide, parts.sizes), torch.split(flat_y, parts.sizes)
+    xs, ys = _split(wide, parts.sizes), _split(flat_y, parts.sizes)
     for part, x_part, y_part in zip(parts.parts, xs, ys, strict=True):
         if part is None:
             continue
@@ -109,10 +109,10 @@ def go_back(
     grad_xs = [None] * len(parts.sizes)
     entries = zip(
         parts.parts,
-        torch.split(wide_x, parts.sizes),
-        torch.split(wide_grad, parts.sizes),
-        torch.split(wide_grad.T, parts.sizes, dim=1),
-        grad_xs if grad_x is None else torch.split(_flat(grad_x), parts.sizes),
+        _split(wide_x, parts.sizes),
+        _split(wide_grad, parts.sizes),
+        _split(wide_grad.T, parts.sizes, dim=1),
+        grad_xs if grad_x is None else _split(_flat(grad_x), parts.sizes),
         strict=True,
     )
     lows = iter(kept)
@@ -185,6 +185,10 @@ def _memory_for_grad_x(x: Tensor, parts: Parts) -> Tensor:
     whole = all(part is not None and part.segment.trains for part in parts.parts)
     make = torch.empty if whole else torch.zeros
     return make(x.shape, dtype=x.dtype, device=x.device)
+
+
+def _split(x: Tensor, sizes: list[int], dim: int = 0) -> Sequence[Tensor]:
+    return (x,) if len(sizes) == 1 else torch.split(x, sizes, dim)
 
 
 def _flat(x: Tensor) -> Tensor:
