@@ -43,6 +43,11 @@ class BareModel:
         loss = torch.nn.functional.cross_entropy(logits, targets.flatten(), reduction="sum")
         loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
 
+    def training_step(self, rows: Rows) -> None:
+        """One batch, and one step of the optimizer."""
+        self.forward_backward(rows)
+        self.step()
+
     def step(self) -> None:
         """AdamW, and gradients back to none."""
         self._optimizer.step()

@@ -11,11 +11,10 @@ import tempfile
 from pathlib import Path
 
 import torch
-from tinker import types
 
 from tests.bench.bare import BareModel, random_rows
 from tests.bench.measure import Turn, here, in_turn, report
-from tests.bench.stage import TIMEOUT_S, datums, models, stage
+from tests.bench.stage import datums, models, stage, training_step
 
 ROWS, LENGTH = 8, 128
 
@@ -33,18 +32,11 @@ def main() -> None:
         bare = BareModel(model.folder, options.dtype)
         with stage(model, dtype=options.dtype, trainer={"threads": threads}) as on:
             client, data = on.training_clients()[0], datums(rows)
-            params = types.AdamParams(learning_rate=1e-6)
 
-            def by_service() -> None:
-                sent = client.forward_backward(data, "cross_entropy")
-                client.optim_step(params).result(TIMEOUT_S)
-                sent.result(TIMEOUT_S)
-
-            def by_torch() -> None:
-                bare.forward_backward(rows)
-                bare.step()
-
-            turns = {"service": Turn(by_service, on.clock), "bare": here(by_torch)}
+            turns = {
+                "service": Turn(training_step(client, data), on.clock),
+                "bare": here(lambda: bare.training_step(rows)),
+            }
             costs = in_turn(turns, options.rounds)
     tokens = ROWS * LENGTH
     print(f"{model.name}, {options.dtype}, {threads} threads, a step of {ROWS}x{LENGTH} tokens")

@@ -12,11 +12,10 @@ import tempfile
 from pathlib import Path
 
 import torch
-from tinker import types
 
 from tests.bench.bare import BareModel, random_rows
 from tests.bench.measure import Turn, here, in_turn, report
-from tests.bench.stage import TIMEOUT_S, Model, datums, models, stage
+from tests.bench.stage import Model, datums, models, stage, training_step
 
 REACH_MS = 6.0
 
@@ -27,18 +26,11 @@ def measure(model: Model, rounds: int, steps: int) -> None:
     bare = BareModel(model.folder)
     with stage(model, trainer={"threads": 1}) as on:
         client, data = on.training_clients()[0], datums(rows)
-        params = types.AdamParams(learning_rate=1e-6)
 
-        def by_service() -> None:
-            sent = client.forward_backward(data, "cross_entropy")
-            client.optim_step(params).result(TIMEOUT_S)
-            sent.result(TIMEOUT_S)
-
-        def by_torch() -> None:
-            bare.forward_backward(rows)
-            bare.step()
-
-        turns = {"service": Turn(by_service, on.clock), "bare": here(by_torch)}
+        turns = {
+            "service": Turn(training_step(client, data), on.clock),
+            "bare": here(lambda: bare.training_step(rows)),
+        }
         costs = in_turn(turns, rounds, times=steps)
     service, plain = costs["service"], costs["bare"]
     print(f"{model.name}, a step of 1x16 tokens, {rounds} rounds of {steps}, CPU ms a step")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -104,6 +104,18 @@ def datums(rows: Rows) -> list[types.Datum]:
         )
         for row in rows
     ]
+
+
+def training_step(client: tinker.TrainingClient, data: list[types.Datum]) -> Callable[[], None]:
+    """A forward_backward and an optim_step, sent together as the SDK's users do."""
+    params = types.AdamParams(learning_rate=1e-6)
+
+    def step() -> None:
+        sent = client.forward_backward(data, "cross_entropy")
+        client.optim_step(params).result(TIMEOUT_S)
+        sent.result(TIMEOUT_S)
+
+    return step
 
 
 def _processes(service: Service) -> list[tuple[str, psutil.Process]]:

@@ -101,6 +101,7 @@ class ResultWaiters:
         try:
             accepted = accept()
         except BaseException:
+            # Whatever it was, also an interruption: nothing of this request may be expected.
             self._expected.pop(request_id, None)
             raise
         if accepted.duplicate:

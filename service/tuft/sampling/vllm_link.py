@@ -160,6 +160,7 @@ async def _start(arguments: Mapping[str, Any]) -> Any:
     try:
         return AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments))
     except (ValueError, NotImplementedError) as error:
+        # The second is what vLLM says of models and settings that this device can't have.
         raise ConfigError(f"vLLM can't start: {error}") from error
     except RuntimeError as error:
         raise VllmEnded(f"vLLM can't start: {error}") from error

@@ -193,7 +193,8 @@ def _exchange(connection: Any, commands: Sequence[Sequence[Arg]]) -> list[object
             except redis.exceptions.ResponseError as error:
                 replies.append(error)
     except BaseException:
-        # Replies that were not read would be those of the next command.
+        # Whatever it was, also an interruption: replies that were not read would be those of the
+        # next command.
         connection.disconnect()
         raise
     return replies

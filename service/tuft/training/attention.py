@@ -24,7 +24,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 ATTENTION = "tuft_training"
 
 _HALF = (torch.bfloat16, torch.float16)
-# A rectangle is at least this full: filling is cheap beside another call of the kernel.
+# A rectangle is at least this full (an estimate): fuller ones mean more calls of the kernel.
 _FULL = 0.6
 
 

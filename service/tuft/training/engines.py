@@ -62,6 +62,7 @@ class Engines:
             try:
                 engine.load_optimizer(optimizer)
             except BaseException:
+                # Whatever it was, the engine goes back to the pool.
                 self._release(engine)
                 raise
         self.close(run_id)

@@ -6,12 +6,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from torch.utils.checkpoint import checkpoint
 
 from tests.service.training.harness import (
     Client,
@@ -244,7 +246,9 @@ def test_rows_of_one_tenant_give_another_exactly_no_gradient(base_model: Any) ->
     assert not two.flat.grad.any()
 
 
-def test_activations_computed_again_give_the_same_gradient(base_model: Any) -> None:
+def test_activations_computed_again_give_the_same_gradient(
+    base_model: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     one, two = (adapter_of(base_model, spec) for spec in (SPECS[0], SPECS[3]))
     adapters = {"one": one, "two": two}
     micro_batch = [group("one", random_data(1, rows=3)), group("two", random_data(2, rows=2))]
@@ -254,7 +258,10 @@ def test_activations_computed_again_give_the_same_gradient(base_model: Any) -> N
     for each in (one, two):
         each.forget_gradient()
     again = Forward(base_model, activation_bytes=0)
+    checkpoints = Mock(wraps=checkpoint)
+    monkeypatch.setattr("tuft.training.forward.checkpoint", checkpoints)
     results = again.compute(adapters, micro_batch)
+    assert checkpoints.call_count == base_model.config.num_hidden_layers
     assert [result.loss for result in results] == [result.loss for result in expected]
     for each, gradient in zip((one, two), gradients, strict=True):
         assert each.flat.grad is not None
