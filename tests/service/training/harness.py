@@ -38,8 +38,10 @@ from tuft.contracts.operations import (
     digest_of,
 )
 from tuft.contracts.records import LoraSpec, RunRecord
+from tuft.contracts.wire import Row
 from tuft.objects import ObjectStore, open_object_store
 from tuft.store import Store, connect
+from tuft.training.commands import RowGroup
 from tuft.training.leader import Leader, result_type_of
 
 MODEL = "test/tiny"
@@ -100,6 +102,17 @@ def payload_of(
             tensor.dense, tensor.dtype = array.tobytes(), dtype
             tensor.shape.extend(array.shape)
     return bytes(message.SerializeToString())
+
+
+def row_group(
+    run_id: str, data: Sequence[Datum], loss_fn: str = "cross_entropy", *, backward: bool = True
+) -> RowGroup:
+    """What the ranks get of an operation with these rows."""
+    rows = [
+        Row(np.array(each.tokens, dtype=np.int32), {"target_tokens": each.targets, **each.inputs})
+        for each in data
+    ]
+    return RowGroup(run_id, rows, loss_fn, {}, backward)
 
 
 @dataclass

@@ -8,10 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from tests.service.training.harness import Datum, random_data
+from tests.service.training.harness import Datum, random_data, row_group
 from tests.service.training.reference import Reference, assert_close
 from tuft.contracts.records import LoraSpec
-from tuft.contracts.wire import Row
 from tuft.errors import ConfigError
 from tuft.modeling.adapters import adapter_files, new_adapter
 from tuft.modeling.loading import load_base
@@ -30,16 +29,6 @@ def random_adapter(model: Any, seed: int) -> Adapter:
         if name.endswith("lora_B"):
             tensor.copy_(torch.randn(tensor.shape, generator=generator) * 0.02)
     return adapter
-
-
-def group(
-    run_id: str, data: Sequence[Datum], loss_fn: str = "cross_entropy", *, backward: bool = True
-) -> RowGroup:
-    rows = [
-        Row(np.array(d.tokens, dtype=np.int32), {"target_tokens": d.targets, **d.inputs})
-        for d in data
-    ]
-    return RowGroup(run_id, rows, loss_fn, {}, backward)
 
 
 def gradients(adapter: Adapter) -> dict[str, torch.Tensor]:
@@ -74,7 +63,7 @@ def test_losses_logprobs_and_gradients_equal_plain_pytorch(
 ) -> None:
     adapter = random_adapter(base_model, 3)
     data = random_data(5, rows=4, spread=names)
-    results = compute(base_model, {"a": adapter}, [group("a", data, loss_fn)])
+    results = compute(base_model, {"a": adapter}, [row_group("a", data, loss_fn)])
 
     reference = Reference(tiny_model_folder, adapter_files(adapter, "base"))
     total = torch.zeros(())
@@ -102,7 +91,7 @@ def test_targets_may_have_several_columns(base_model: Any, tiny_model_folder: Pa
         for k in (3, 1)
     ]
     data = [*wide, *random_data(5, rows=1)]
-    results = compute(base_model, {"a": adapter}, [group("a", data)])
+    results = compute(base_model, {"a": adapter}, [row_group("a", data)])
     assert [result.logprobs.shape for result in results] == [
         (6, 3),
         (6, 1),
@@ -123,13 +112,13 @@ def test_groups_of_two_runs_share_a_batch(base_model: Any) -> None:
     one, two = random_adapter(base_model, 1), random_adapter(base_model, 2)
     first, second = random_data(1, rows=2), random_data(2, rows=3, spread=RL)
     mixed = compute(
-        base_model, {"a": one, "b": two}, [group("a", first), group("b", second, "ppo")]
+        base_model, {"a": one, "b": two}, [row_group("a", first), row_group("b", second, "ppo")]
     )
     together = {**gradients(one), **{f"two.{k}": v for k, v in gradients(two).items()}}
     one.forget_gradient()
     two.forget_gradient()
-    alone = compute(base_model, {"a": one}, [group("a", first)])
-    alone += compute(base_model, {"b": two}, [group("b", second, "ppo")])
+    alone = compute(base_model, {"a": one}, [row_group("a", first)])
+    alone += compute(base_model, {"b": two}, [row_group("b", second, "ppo")])
     for got, expected in zip(mixed, alone, strict=True):
         np.testing.assert_allclose(got.logprobs, expected.logprobs, rtol=1e-5, atol=1e-5)
     apart = {**gradients(one), **{f"two.{k}": v for k, v in gradients(two).items()}}
@@ -139,9 +128,9 @@ def test_groups_of_two_runs_share_a_batch(base_model: Any) -> None:
 def test_forward_only_leaves_no_gradient(base_model: Any) -> None:
     adapter = random_adapter(base_model, 1)
     data = random_data(1, rows=2)
-    plain = compute(base_model, {"a": adapter}, [group("a", data, backward=False)])
+    plain = compute(base_model, {"a": adapter}, [row_group("a", data, backward=False)])
     assert adapter.flat.grad is None
-    trained = compute(base_model, {"a": adapter}, [group("a", data)])
+    trained = compute(base_model, {"a": adapter}, [row_group("a", data)])
     assert [result.loss for result in plain] == [result.loss for result in trained]
 
 
@@ -153,7 +142,10 @@ def test_a_row_that_is_not_finite_keeps_its_group_from_the_gradient(base_model: 
     results = compute(
         base_model,
         {"good": good, "bad": bad},
-        [group("good", data, "importance_sampling"), group("bad", broken, "importance_sampling")],
+        [
+            row_group("good", data, "importance_sampling"),
+            row_group("bad", broken, "importance_sampling"),
+        ],
     )
     assert [bool(np.isfinite(result.loss)) for result in results] == [True, True, True, False]
     assert all(bool(torch.isfinite(grad).all()) for grad in gradients(good).values())
@@ -166,8 +158,8 @@ def test_a_bfloat16_base_trains_float32_adapters(base_model: Any, tiny_model_fol
     inject_lora(model)
     data = random_data(1, rows=3)
     plain, rough = random_adapter(base_model, 1), random_adapter(model, 1)
-    expected = compute(base_model, {"a": plain}, [group("a", data)])
-    got = compute(model, {"a": rough}, [group("a", data)])
+    expected = compute(base_model, {"a": plain}, [row_group("a", data)])
+    got = compute(model, {"a": rough}, [row_group("a", data)])
     for one, two in zip(got, expected, strict=True):
         assert one.loss == pytest.approx(two.loss, rel=0.02)
     assert {grad.dtype for grad in gradients(rough).values()} == {torch.float32}

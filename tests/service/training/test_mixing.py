@@ -22,16 +22,15 @@ from tests.service.training.harness import (
     World,
     logprobs_of,
     random_data,
+    row_group,
     trainer_processes,
     wait_result,
 )
 from tests.service.training.plain import ADAM, PlainBase, PlainRun
 from tests.service.training.reference import assert_close, weights_in
 from tuft.contracts.records import LoraSpec
-from tuft.contracts.wire import Row
 from tuft.modeling.adapters import new_adapter
 from tuft.modeling.lora import Adapter
-from tuft.training.commands import RowGroup
 from tuft.training.forward import Forward
 
 StartTrainer = Callable[[World], Trainer]
@@ -175,14 +174,6 @@ def test_ten_steps_of_five_tenants_on_several_ranks_equal_plain_training(
             assert_close(weights_in(client.files("end")), run.weights)
 
 
-def group(run_id: str, data: list[Datum], loss_fn: str = "cross_entropy") -> RowGroup:
-    rows = [
-        Row(np.array(each.tokens, dtype=np.int32), {"target_tokens": each.targets, **each.inputs})
-        for each in data
-    ]
-    return RowGroup(run_id, rows, loss_fn, {}, backward=True)
-
-
 def adapter_of(base_model: Any, spec: LoraSpec) -> Adapter:
     """With a B that is not zero."""
     layers = new_adapter(base_model, spec).layers()
@@ -208,7 +199,7 @@ def test_a_tenant_that_is_not_finite_changes_no_bit_of_the_others(
     mine = random_data(1, rows=3, spread=RL)
     theirs = random_data(2, rows=2, spread=RL)
     adapters = {"good": good, "bad": bad}
-    micro_batch = [group("bad", theirs, "ppo"), group("good", mine, "ppo")]
+    micro_batch = [row_group("bad", theirs, "ppo"), row_group("good", mine, "ppo")]
     expected = forward.compute(adapters, micro_batch)[2:]
     assert good.flat.grad is not None
     gradient = good.flat.grad.clone()
@@ -238,7 +229,8 @@ def test_rows_of_one_tenant_give_another_exactly_no_gradient(base_model: Any) ->
         for d in random_data(2, rows=2)
     ]
     forward.compute(
-        {"one": one, "two": two}, [group("one", random_data(1, rows=3)), group("two", silent)]
+        {"one": one, "two": two},
+        [row_group("one", random_data(1, rows=3)), row_group("two", silent)],
     )
     assert one.flat.grad is not None
     assert one.flat.grad.any()
@@ -251,7 +243,10 @@ def test_activations_computed_again_give_the_same_gradient(
 ) -> None:
     one, two = (adapter_of(base_model, spec) for spec in (SPECS[0], SPECS[3]))
     adapters = {"one": one, "two": two}
-    micro_batch = [group("one", random_data(1, rows=3)), group("two", random_data(2, rows=2))]
+    micro_batch = [
+        row_group("one", random_data(1, rows=3)),
+        row_group("two", random_data(2, rows=2)),
+    ]
     kept = Forward(base_model)
     expected = kept.compute(adapters, micro_batch)
     gradients = [each.flat.grad.clone() for each in (one, two) if each.flat.grad is not None]
