@@ -116,7 +116,17 @@ class TrainerConfig(Section):
     """A rank's memory for the activations of a micro-batch; where they need more, the backward
     pass computes them again. None: a quarter of the free memory (of a GPU's: 70 %)."""
     snapshot_every_tokens: int = Field(default=20_000, ge=1)
-    """A snapshot is taken at the first optim_step after this many tokens were trained."""
+    """A snapshot of a run is taken after this many tokens were trained; see `Snapshots`."""
+    snapshots: Literal["auto", "local", "object_store"] = "auto"
+    """Where snapshots go. auto: beside the journal where the store is embedded, else to the object
+    store, from where another machine can take over."""
+    snapshot_gb: float = Field(default=64.0, gt=0)
+    """Disk for local snapshots; beyond it runs keep one instead of two, then none are taken."""
+    standby: bool = False
+    """A second trainer group, loaded and waiting, that takes over at once. It needs as much memory
+    as the first; on CPU they share the base model's weights."""
+    lease_s: float = Field(default=5.0, ge=1)
+    """A trainer that was not heard of for this long has lost its work to one that waits."""
     threads: int | None = Field(default=None, ge=1)
     """CPU threads of each rank; None shares the machine's cores between trainer ranks."""
     deepspeed: dict[str, Any] = {}
@@ -185,6 +195,8 @@ class SamplerConfig(Section):
     """Sampler processes per base model; requests go to whichever has room."""
     gpus: list[str] | None = None
     """CUDA_VISIBLE_DEVICES of each replica, models one after the other; None: all GPUs to all."""
+    standby: bool = False
+    """A second process per replica, loaded and waiting, that takes over at once."""
     max_running_sequences: int = Field(default=64, ge=1)
     """Sequences decoded together in one continuous batch."""
     cache_tokens: int | None = Field(default=None, ge=1)
@@ -194,20 +206,37 @@ class SamplerConfig(Section):
     vllm: VllmConfig = VllmConfig()
 
 
+class ApiConfig(Section):
+    replicas: int = Field(default=1, ge=1)
+    """Processes that answer requests, on one port."""
+
+
 class LimitsConfig(Section):
     max_request_bytes: int = Field(default=64 * 1024 * 1024, ge=1024)
     max_decompressed_bytes: int = Field(default=256 * 1024 * 1024, ge=1024)
     max_pending_operations: int = Field(default=512, ge=1)
     """Per training run; more get 429."""
+    max_tenant_operations: int = Field(default=8192, ge=1)
+    """Pending in all training runs of a tenant; more get 429."""
+    max_journal_operations: int = Field(default=20_000, ge=1)
+    """Per training run, behind its last snapshot; more get 429 until a snapshot is taken."""
     max_pending_tokens: int = Field(default=8_000_000, ge=1)
     """Per tenant, in forward_backwards that wait; more get 429."""
     max_pending_samples: int = Field(default=4096, ge=1)
     """Per base model; more get 429."""
+    max_tenant_samples: int = Field(default=4096, ge=1)
+    """Per base model and tenant; more get 429."""
     max_datums: int = Field(default=4096, ge=1)
     max_num_samples: int = Field(default=256, ge=1)
     inline_payload_bytes: int = Field(default=64 * 1024, ge=0)
     """Larger payloads and results go to the object store."""
     result_ttl_s: float = Field(default=3600, gt=0)
+    max_kept_results: int = Field(default=100_000, ge=1)
+    """Results that wait to be fetched, or fetched again; beyond, the oldest are dropped."""
+    orphan_ttl_s: float = Field(default=86_400, gt=0)
+    """What nothing refers to any more stays in the object store for this long."""
+    stop_grace_s: float = Field(default=20, gt=0)
+    """How long a process that is asked to end may take to finish what it has begun."""
     policy_ttl_s: float = Field(default=86_400, gt=0)
     """An ephemeral policy is kept for as long as its session is heard of, and this long after."""
     gap_timeout_s: float = Field(default=330, gt=0)
@@ -225,7 +254,11 @@ class ServiceConfig(Section):
     """None configured: the service binds 127.0.0.1 only, any tml- key is one local tenant."""
     trainer: TrainerConfig = TrainerConfig()
     sampler: SamplerConfig = SamplerConfig()
+    api: ApiConfig = ApiConfig()
     limits: LimitsConfig = LimitsConfig()
+    state_folder: Path | None = None
+    """Set by the supervisor: what its workers keep on this machine (snapshots, locks, and what
+    they are doing). It is as lasting as the journal."""
     handover_folder: Path | None = None
     """Set by the supervisor: where its trainers put new policies for its samplers."""
 
