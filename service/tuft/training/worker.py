@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import socket
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -53,7 +54,7 @@ def run_worker(config: ServiceConfig, entry: ModelConfig, folder: Path, store_ur
     heartbeat.ready()
     log.info("training %s on %d rank(s), %s", model_name, place.world_size, place.device)
     objects = open_object_store(config.object_store)
-    Leader(group, store, objects, config, model_name, lease).run()
+    Leader(group, store, objects, config, model_name, lease).run(threading.Event())
 
 
 def _load(
