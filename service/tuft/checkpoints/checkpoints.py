@@ -4,9 +4,10 @@ A checkpoint exists if and only if its `manifest.json` does. The manifest is wri
 removed first, and a put is atomic, so a crash between leaves either the checkpoint or
 leftovers that no reader looks at; the next write or delete removes them.
 
-Nothing that exists is written over: where a folder is not empty (an overwrite, leftovers, or
-another writer that lost its lease and does not know it yet), the files go to a subfolder of
-their own, which the manifest names. The old checkpoint is whole until the new one is.
+Nothing that exists is written over: where a folder is not empty (an overwrite, leftovers),
+and where the writer could be replaced and not know it yet (it has a fence), the files go to a
+subfolder of their own, which the manifest names. The old checkpoint is whole until the new
+one is.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import contextlib
 import hashlib
 import logging
 import uuid
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from pydantic import ValidationError
 
@@ -60,14 +61,18 @@ class Checkpoints:
         prefix: str | None = None,
         overwrite: bool = False,
         settings: CheckpointSettings | None = None,
+        fence: Callable[[], None] | None = None,
     ) -> CheckpointRecord:
         """Write files, then the manifest (its `files` and `folder` are filled in here).
 
         Without `prefix`, the place follows from run, kind and name. An existing checkpoint
         with the same `request_id` is the work of the same operation before a crash: where it
-        is whole, it is returned as it is.
+        is whole, it is returned as it is. `fence` is called right before the manifest is put,
+        and before anything of others is removed: it raises LeaseLost where this writer has
+        been replaced, so that one which was stopped and wakes up changes nothing.
 
         Raises:
+            LeaseLost: by `fence`; nothing was written.
             InvalidRequest: the name is malformed, or it exists and `overwrite` is not set.
             StorageFull, Unavailable: nothing was written; an overwritten one is still whole.
         """
@@ -85,15 +90,15 @@ class Checkpoints:
                     f"checkpoint {existing.path} exists already; choose another name, "
                     "or pass overwrite=true"
                 )
-        occupied = next(iter(self._objects.list(prefix)), None) is not None
+        apart = fence is not None or next(iter(self._objects.list(prefix)), None) is not None
         manifest = manifest.model_copy(
             update={
-                "folder": f"write-{uuid.uuid4().hex[:12]}" if occupied else "",
+                "folder": f"write-{uuid.uuid4().hex[:12]}" if apart else "",
                 "files": {name: _describe(data) for name, data in sorted(files.items())},
             }
         )
         record = CheckpointRecord(manifest=manifest, settings=settings or CheckpointSettings())
-        self._put(prefix, record, files)
+        self._put(prefix, record, files, fence or _unfenced)
         return record
 
     def manifest(self, prefix: str) -> CheckpointManifest:
@@ -198,7 +203,13 @@ class Checkpoints:
             return False
         return True
 
-    def _put(self, prefix: str, record: CheckpointRecord, files: Mapping[str, bytes]) -> None:
+    def _put(
+        self,
+        prefix: str,
+        record: CheckpointRecord,
+        files: Mapping[str, bytes],
+        fence: Callable[[], None],
+    ) -> None:
         manifest = record.manifest
         objects = {_place(prefix, manifest, name): data for name, data in files.items()}
         if record.settings != CheckpointSettings():
@@ -206,6 +217,7 @@ class Checkpoints:
         try:
             for key, data in objects.items():
                 self._objects.put(key, data)
+            fence()
         except TuftError:
             self._give_up(objects)
             raise
@@ -213,6 +225,7 @@ class Checkpoints:
         self._objects.put(f"{prefix}/{MANIFEST}", _json(manifest))
         for _ in range(_WRITE_ATTEMPTS):
             there = {info.key for info in self._objects.list(prefix)}
+            fence()
             missing = objects.keys() - there
             if not missing:
                 break
@@ -267,6 +280,10 @@ class Checkpoints:
             _verify(manifest.path, place, data, expected)
             result[name] = data
         return result
+
+
+def _unfenced() -> None:
+    """For writers that nobody can replace."""
 
 
 def _place(prefix: str, manifest: CheckpointManifest, name: str) -> str:

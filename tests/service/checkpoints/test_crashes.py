@@ -14,7 +14,7 @@ from tests.helpers.objects import Crash, Observed, crash_at
 from tests.service.checkpoints.samples import NEW, OLD, RUN_ID, manifest
 from tuft.checkpoints import Checkpoints
 from tuft.contracts.records import CheckpointSettings
-from tuft.errors import NotFound, StorageFull, Unavailable
+from tuft.errors import LeaseLost, NotFound, StorageFull, Unavailable
 from tuft.objects import LocalObjects, ObjectStore
 
 PLACE = f"runs/{RUN_ID}/weights/a"
@@ -222,6 +222,57 @@ def test_a_writer_that_lost_its_lease(object_store: ObjectStore, late: str) -> N
     found, files = whole.read(PLACE)
     assert files == (OLD if found.step == 1 else NEW)
     assert count(object_store) == objects_of(len(files), 0)
+
+
+@pytest.mark.parametrize("name", ["adapter_config.json", "adapter_model.safetensors"])
+@pytest.mark.parametrize("earlier", [False, True])
+def test_a_fenced_writer_that_lost_its_lease(
+    object_store: ObjectStore, name: str, earlier: bool
+) -> None:
+    """It was stopped before it wrote a file; what its successor wrote stays as it is."""
+    whole = Checkpoints(object_store)
+    if earlier:
+        whole.write(manifest(step=0), OLD)
+    replaced = False
+
+    def fence(of: str) -> None:
+        if replaced and of == "old":
+            raise LeaseLost("another trainer has taken over")
+
+    def before(operation: str, key: str) -> None:
+        nonlocal replaced
+        if operation == "put" and name in key and not replaced:
+            replaced = True
+            whole.write(manifest(step=2), NEW, overwrite=True, fence=lambda: fence("new"))
+
+    stopped = Checkpoints(Observed(object_store, before))
+    with pytest.raises(LeaseLost):
+        stopped.write(manifest(step=1), OLD, overwrite=True, fence=lambda: fence("old"))
+    found, files = whole.read(PLACE)
+    assert found.step == 2
+    assert files == NEW
+    assert count(object_store) == objects_of(len(NEW), 0)
+
+
+def test_a_fenced_writer_tidies_nothing_of_its_successor(object_store: ObjectStore) -> None:
+    """It was stopped after it had put its manifest, for long enough to be replaced."""
+    whole = Checkpoints(object_store)
+    replaced = False
+
+    def fence() -> None:
+        if replaced:
+            raise LeaseLost("another trainer has taken over")
+
+    def before(operation: str, key: str) -> None:
+        nonlocal replaced
+        if operation == "list" and not replaced:
+            replaced = True
+            whole.write(manifest(step=2), NEW, overwrite=True, fence=lambda: None)
+
+    with pytest.raises(LeaseLost):
+        Checkpoints(Observed(object_store, before)).write(manifest(step=1), OLD, fence=fence)
+    assert whole.read_files(PLACE) == NEW
+    assert count(object_store) == objects_of(len(NEW), 0)
 
 
 def test_writers_and_readers_at_once(object_store: ObjectStore) -> None:
