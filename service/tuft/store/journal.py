@@ -26,7 +26,7 @@ from tuft.errors import (
     TuftError,
 )
 from tuft.store import keys
-from tuft.store.connection import Connection, blob, integer, items, number, script, text
+from tuft.store.connection import Connection, blob, integer, items, mapping, number, script, text
 from tuft.store.effects import flatten
 from tuft.store.events import STREAM_LENGTH
 from tuft.store.runs import not_live
@@ -197,6 +197,18 @@ class Journal:
         found = self._connection.call("HGET", keys.failures(run_id), seq_id)
         return None if found is None else text(found)
 
+    def note_death(self, run_id: str, seq_id: int) -> int:
+        """The trainer died while it worked on this operation; how often it did by now.
+
+        It is forgotten when the operation completes. Telling twice of one death counts twice.
+        """
+        return integer(self._connection.call("HINCRBY", keys.deaths(run_id), seq_id, 1))
+
+    def deaths(self, run_id: str) -> dict[int, int]:
+        """How often the trainer died at operations of this run, by seq_id."""
+        found = mapping(self._connection.call("HGETALL", keys.deaths(run_id)))
+        return {int(seq): int(count) for seq, count in found.items()}
+
     def complete(
         self,
         lease: Lease,
@@ -228,6 +240,7 @@ class Journal:
                 keys.future(op.request_id),
                 keys.RESULTS,
                 keys.tenant_pending_tokens(future.tenant),
+                keys.deaths(op.run_id),
             ],
             [
                 lease.epoch,

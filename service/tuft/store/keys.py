@@ -78,7 +78,7 @@ def run(run_id: str) -> str:
     """Hash.
 
     record, live (0 or 1), digest (of the creation), epoch (of the writer), last_request_at,
-    work (name of the stream that wakes the trainer), snapshot (JSON), and the journal's counters:
+    work (name of the stream that wakes the trainer), snapshot and snapshot_before (JSON), and the journal's counters:
     cursor (last seq done), filled (no gap up to here), top (highest seq taken), trimmed (entries
     up to here are gone), pending (accepted, not done), done_by (lease epoch that did `cursor`).
     """
@@ -98,6 +98,11 @@ def payloads(run_id: str) -> str:
 def failures(run_id: str) -> str:
     """Hash seq -> why the operation failed."""
     return f"tuft:failures:{run_id}"
+
+
+def deaths(run_id: str) -> str:
+    """Hash seq -> how often the trainer died while it worked on the operation."""
+    return f"tuft:deaths:{run_id}"
 
 
 def waiting(run_id: str) -> str:

@@ -13,7 +13,7 @@ from tuft.store.connection import Connection, blob, integer, items, number, scri
 from tuft.store.events import STREAM_LENGTH
 from tuft.store.values import Accepted, RunStatus
 
-_STATUS_FIELDS = ("cursor", "top", "epoch", "snapshot", "last_request_at")
+_STATUS_FIELDS = ("cursor", "top", "epoch", "snapshot", "last_request_at", "snapshot_before")
 
 
 class Runs:
@@ -173,12 +173,16 @@ def _no_run(run_id: str) -> NotFound:
 
 
 def _status(found: list[object]) -> RunStatus:
-    cursor, top, epoch, snapshot, last_request_at = found
-    recorded = None if snapshot is None else SnapshotRecord.model_validate_json(blob(snapshot))
+    cursor, top, epoch, snapshot, last_request_at, before = found
     return RunStatus(
         cursor=integer(cursor),
         next_seq_id=integer(top) + 1,
         writer_epoch=integer(epoch),
-        snapshot=recorded,
+        snapshot=_snapshot(snapshot),
         last_request_at=number(last_request_at),
+        snapshot_before=_snapshot(before),
     )
+
+
+def _snapshot(found: object) -> SnapshotRecord | None:
+    return None if found is None else SnapshotRecord.model_validate_json(blob(found))

@@ -67,6 +67,7 @@ class RunStatus:
     writer_epoch: int
     snapshot: SnapshotRecord | None
     last_request_at: float
+    snapshot_before: SnapshotRecord | None = None
 
 
 @dataclass(frozen=True)

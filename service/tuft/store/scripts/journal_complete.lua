@@ -1,10 +1,10 @@
 #!lua flags=allow-oom
 -- Finish the operation after the cursor, with all its effects.
--- KEYS lease, run, entries, failures, future, results, tenant's pending tokens
+-- KEYS lease, run, entries, failures, future, results, tenant's pending tokens, deaths
 -- ARGV epoch, seq, digest, request_id, future, has_body, body, ttl_ms, failure, stream_length,
 --      tokens, number of effects, then for each: type of its key, number of words, words
 -- Returns ok | lease | missing | cursor | why it is impossible
-local lease, run, entries, failures, future, results, pending_tokens = unpack(KEYS)
+local lease, run, entries, failures, future, results, pending_tokens, deaths = unpack(KEYS)
 local seq = tonumber(ARGV[2])
 
 if redis.call('GET', lease) ~= ARGV[1] then return 'lease' end
@@ -34,6 +34,7 @@ end
 redis.call('HSET', future, 'record', ARGV[5], 'digest', ARGV[3])
 if ARGV[6] == '1' then redis.call('HSET', future, 'body', ARGV[7]) end
 redis.call('PEXPIRE', future, ARGV[8])
+redis.call('HDEL', deaths, seq)
 if ARGV[9] ~= '' then redis.call('HSET', failures, seq, ARGV[9]) end
 for _, command in ipairs(commands) do redis.call(unpack(command)) end
 redis.call('XADD', results, 'MAXLEN', '~', ARGV[10], '*', 'id', ARGV[4])

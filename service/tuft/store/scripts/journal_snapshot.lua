@@ -8,6 +8,9 @@ local state = redis.call('HMGET', KEYS[2], 'cursor', 'snapshot')
 if not state[1] then return 'missing' end
 local seq = tonumber(ARGV[2])
 if seq > tonumber(state[1]) then return 'the snapshot is ahead of cursor ' .. state[1] end
-if state[2] and cjson.decode(state[2])['seq_id'] > seq then return 'ok' end
+local newest = state[2] and cjson.decode(state[2])['seq_id']
+if newest and newest > seq then return 'ok' end
+-- The one before is for the case that this one turns out to be damaged.
+if newest and newest < seq then redis.call('HSET', KEYS[2], 'snapshot_before', state[2]) end
 redis.call('HSET', KEYS[2], 'snapshot', ARGV[3])
 return 'ok'
