@@ -67,14 +67,17 @@ class Journal:
         proves_earlier: bool,
         max_pending: int,
         max_pending_tokens: int = 2**53,
+        max_tenant_pending: int = 2**53,
+        max_behind_snapshot: int = 2**53,
     ) -> Accepted:
         """Append an operation, with its payload and its pending future, and wake the trainer.
 
         `proves_earlier`: the client sends nothing before its earlier requests were answered,
         so that what is missing before `op` never comes; it gets tombstones that poison.
         An operation that closes the first gap is taken even where `max_pending` are pending,
-        since those behind the gap can't be done without it. The same holds for the tokens that
-        the tenant has pending in all its runs, and for one operation of any size.
+        since those behind the gap can't be done without it. The same holds for the other limits:
+        the operations and the tokens that the tenant has pending in all its runs (one operation
+        of any size is taken), and the entries that a trainer would have to do again.
 
         Raises:
             NotFound: no such run.
@@ -82,8 +85,9 @@ class Journal:
             StaleWriter: not the run's newest writer. Nothing is written.
             Refused: the seq_id was refused before.
             Conflict: the seq_id was taken by another request.
-            QueueFull: `max_pending` operations of the run, or `max_pending_tokens` of the
-                tenant, wait. Nothing is written.
+            QueueFull: `max_pending` operations of the run wait, or `max_tenant_pending` or
+                `max_pending_tokens` of the tenant, or `max_behind_snapshot`
+                of the run are behind its last snapshot. Nothing is written.
         """
         if future.request_id != op.request_id:
             raise ValueError(f"future {future.request_id} is not that of {op.request_id}")
@@ -109,6 +113,8 @@ class Journal:
                     STREAM_LENGTH,
                     _tokens(op),
                     max_pending_tokens,
+                    max_tenant_pending,
+                    max_behind_snapshot,
                 ],
             )
         )
@@ -209,6 +215,11 @@ class Journal:
         found = mapping(self._connection.call("HGETALL", keys.deaths(run_id)))
         return {int(seq): int(count) for seq, count in found.items()}
 
+    def forget_deaths(self, run_id: str, seq_ids: Sequence[int]) -> None:
+        """These operations did no harm after all."""
+        if seq_ids:
+            self._connection.call("HDEL", keys.deaths(run_id), *seq_ids)
+
     def complete(
         self,
         lease: Lease,
@@ -217,10 +228,12 @@ class Journal:
         effects: Sequence[Effect] = (),
         *,
         result_ttl_s: float,
+        max_kept: int = 100_000,
     ) -> None:
         """Finish the operation after the cursor: its future, its effects, the cursor, at once.
 
-        Repeating it under the same lease changes nothing.
+        Of all results, those of sampling too, the last `max_kept` are kept. Repeating it under
+        the same lease changes nothing.
 
         Raises:
             LeaseLost: another worker leads, or the cursor is not where it should be.
@@ -241,6 +254,8 @@ class Journal:
                 keys.RESULTS,
                 keys.tenant_pending_tokens(future.tenant),
                 keys.deaths(op.run_id),
+                keys.tenant_pending(future.tenant),
+                keys.KEPT_RESULTS,
             ],
             [
                 lease.epoch,
@@ -254,6 +269,9 @@ class Journal:
                 failure,
                 STREAM_LENGTH,
                 _tokens(op),
+                op.run_id,
+                max_kept,
+                keys.FUTURE_PREFIX,
                 *flatten(effects),
             ],
         )
@@ -264,7 +282,7 @@ class Journal:
         reply = self._connection.run(
             script("journal_pass"),
             [keys.lease(lease.group), keys.run(run_id), keys.entries(run_id)],
-            [lease.epoch, seq_id],
+            [lease.epoch, seq_id, run_id],
         )
         _check_fenced(text(reply), lease, run_id, seq_id)
 
@@ -340,8 +358,8 @@ def _decode(entry: bytes) -> Operation | Tombstone:
 
 
 def _acceptance_keys(op: Operation, tenant: str) -> list[str]:
-    pending = keys.tenant_pending_tokens(tenant)
-    return [*_keys(op.run_id), keys.future(op.request_id), _tombstone_key(op), pending]
+    counters = [keys.tenant_pending_tokens(tenant), keys.tenant_pending(tenant)]
+    return [*_keys(op.run_id), keys.future(op.request_id), _tombstone_key(op), *counters]
 
 
 def _queue_full(said: str, reply: list[object], op: Operation, tenant: str) -> QueueFull | None:
@@ -354,6 +372,17 @@ def _queue_full(said: str, reply: list[object], op: Operation, tenant: str) -> Q
         return QueueFull(
             f"{tenant} has {integer(reply[1])} tokens waiting to be trained, the limit "
             "is limits.max_pending_tokens; try again later"
+        )
+    if said == "tenant_full":
+        return QueueFull(
+            f"{tenant} has {integer(reply[1])} operations waiting in its training runs, the limit "
+            "is limits.max_tenant_operations; try again later"
+        )
+    if said == "journal_full":
+        return QueueFull(
+            f"training run {op.run_id} has {integer(reply[1])} operations behind its last snapshot, "
+            "the limit is limits.max_journal_operations; try again later. The trainer's log says "
+            "why there is no newer snapshot"
         )
     return None
 
