@@ -7,8 +7,9 @@ below turn them into Python types.
 
 from __future__ import annotations
 
+import threading
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
@@ -93,11 +94,21 @@ def script(name: str) -> Script:
 class Connection:
     """Typed commands, scripts and transactions; errors of the server's absence become one.
 
+    Args:
+        first: run once, before anything else that is asked of this connection. Where it raises, so
+            does what was asked, and it is run again the next time.
+
     Raises (every method):
         Unavailable: the server is away, loading, read-only, or out of memory or disk.
     """
 
-    def __init__(self, client: redis.Redis) -> None:
+    def __init__(
+        self, client: redis.Redis, first: Callable[[Connection], None] | None = None
+    ) -> None:
+        self._first = first
+        self._opened = first is None
+        self._opening = threading.RLock()
+        self._inside = False
         pool = client.connection_pool
         self._pool = _Pool(pool)
         # A lost reply of a blocking read is the caller's to handle: no silent second try.
@@ -116,16 +127,19 @@ class Connection:
 
     def call(self, *command: Arg) -> object:
         """Run one command."""
+        self._open()
         with _translated():
             return self._pool.exchange([command])[0]
 
     def block(self, *command: Arg) -> object:
         """Run one command that may block for up to MAX_BLOCK_MS; it is tried once only."""
+        self._open()
         with _translated():
             return self._blocking.exchange([command])[0]
 
     def run(self, code: Script, keys: Sequence[str], args: Sequence[Arg] = ()) -> object:
         """Run a script atomically."""
+        self._open()
         with _translated():
             try:
                 return self._pool.exchange([("EVALSHA", code.sha, len(keys), *keys, *args)])[0]
@@ -137,15 +151,31 @@ class Connection:
 
         Not a transaction, since a server at its memory limit takes none.
         """
+        self._open()
         with _translated():
             return self._pool.exchange(commands)
 
     def write(self, *commands: Sequence[Arg]) -> list[object]:
         """Run several commands as one (MULTI, EXEC); their replies in order."""
+        self._open()
         with _translated():
             replies = items(self._pool.exchange([("MULTI",), *commands, ("EXEC",)])[-1])
             _raise_first(replies)
             return replies
+
+    def _open(self) -> None:
+        if self._opened or self._first is None:
+            return
+        # Other threads wait here; `first` itself comes by here, too.
+        with self._opening:
+            if self._opened or self._inside:
+                return
+            self._inside = True
+            try:
+                self._first(self)
+                self._opened = True
+            finally:
+                self._inside = False
 
 
 class _Pool:

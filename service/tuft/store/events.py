@@ -28,13 +28,14 @@ class Events:
     def work(self, base_model: str, last_id: str, block_ms: int) -> tuple[str, list[str]]:
         """Run ids with news since `last_id`, waiting up to `block_ms` for some, and the new id.
 
-        A reader so late that events may have been dropped gets all live runs beside.
+        A reader so late that events may have been dropped gets all runs with something pending.
         """
         stream = keys.work(base_model)
         newest, run_ids = self._read(stream, last_id, block_ms)
         # A stream is cut only above STREAM_LENGTH events: whoever missed some gets a full batch.
         if len(run_ids) == _BATCH and self._dropped_since(stream, last_id):
-            run_ids += texts(self._connection.call("SMEMBERS", keys.model_live_runs(base_model)))
+            index = keys.pending_runs(base_model)
+            run_ids += texts(self._connection.call("ZRANGE", index, 0, -1))
         return newest, list(dict.fromkeys(run_ids))
 
     def results(self, last_id: str, block_ms: int) -> tuple[str, list[str]]:

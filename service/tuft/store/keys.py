@@ -7,6 +7,8 @@ anywhere.
 
 from __future__ import annotations
 
+SCHEMA = "tuft:schema"
+"""String: version of what stands here; see `tuft.store.schema`."""
 RESULTS = "tuft:results"
 MODELS = "tuft:models"
 DISPOSAL = "tuft:disposal"
@@ -17,6 +19,9 @@ SESSION_PREFIX = "tuft:session:"
 SESSION_RUNS_PREFIX = "tuft:session-runs:"
 SESSION_SAMPLERS_PREFIX = "tuft:session-samplers:"
 SAMPLER_PREFIX = "tuft:sampler:"
+FUTURE_PREFIX = "tuft:future:"
+KEPT_RESULTS = "tuft:kept-results"
+"""List of the request ids done last, oldest first; the results of others are dropped."""
 
 
 def session(session_id: str) -> str:
@@ -64,9 +69,19 @@ def model_live_runs(base_model: str) -> str:
     return f"tuft:model-live-runs:{base_model}"
 
 
+def pending_runs(base_model: str) -> str:
+    """Sorted set of the run ids with something behind their cursor, by time of the newest."""
+    return f"tuft:pending:{base_model}"
+
+
 def paused(base_model: str) -> str:
     """Hash run id -> why it waits for its turn."""
     return f"tuft:paused:{base_model}"
+
+
+def tenant_pending(tenant: str) -> str:
+    """Integer: the tenant's operations that are accepted and not done, in all its runs."""
+    return f"tuft:tenant-pending:{tenant}"
 
 
 def tenant_pending_tokens(tenant: str) -> str:
@@ -77,10 +92,12 @@ def tenant_pending_tokens(tenant: str) -> str:
 def run(run_id: str) -> str:
     """Hash.
 
-    record, live (0 or 1), digest (of the creation), epoch (of the writer), last_request_at,
-    work (name of the stream that wakes the trainer), snapshot and snapshot_before (JSON), and the journal's counters:
-    cursor (last seq done), filled (no gap up to here), top (highest seq taken), trimmed (entries
-    up to here are gone), pending (accepted, not done), done_by (lease epoch that did `cursor`).
+    record, live (0 or 1), digest (of the creation), epoch (of the writer), writers (JSON: who
+    got the last epochs), step (the ledger entry whose plan was recorded last), last_request_at,
+    work (name of the stream that wakes the trainer), index (name of `pending_runs`), snapshot and
+    snapshot_before (JSON), and the journal's counters: cursor (last seq done), filled (no gap up
+    to here), top (highest seq taken), covered (seq of the snapshot, or -1), trimmed (entries up
+    to here are gone), pending (accepted, not done), done_by (lease epoch that did `cursor`).
     """
     return f"tuft:run:{run_id}"
 
@@ -127,7 +144,7 @@ def checkpoint(name: str) -> str:
 
 def future(request_id: str) -> str:
     """Hash: record, digest (of the request), body. It expires as a whole once done."""
-    return f"tuft:future:{request_id}"
+    return FUTURE_PREFIX + request_id
 
 
 def sampler(sampler_id: str) -> str:
@@ -153,6 +170,11 @@ def sample_queue_prefix(base_model: str) -> str:
 def sample_tenants(base_model: str) -> str:
     """List of the tenants that have such operations; the first one's turn is next."""
     return f"tuft:sample-tenants:{base_model}"
+
+
+def sample_counts(base_model: str) -> str:
+    """Hash tenant -> number of its operations that wait or run."""
+    return f"tuft:sample-counts:{base_model}"
 
 
 def sample_waiting(base_model: str) -> str:
@@ -183,3 +205,8 @@ def ledger_prefix(scope: str) -> str:
 def lease(group: str) -> str:
     """String: the epoch of the group's only valid lease."""
     return f"tuft:lease:{group}"
+
+
+def lease_holder(group: str) -> str:
+    """String: who has that lease; it expires where they are not heard of."""
+    return f"tuft:lease-holder:{group}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 
 from tuft.contracts.operations import FutureRecord, Operation, request_id_of
 from tuft.contracts.records import RunRecord, SnapshotRecord
@@ -44,6 +45,8 @@ class Runs:
                 keys.session_runs(run.session_id),
                 keys.model_live_runs(run.base_model),
                 keys.work(run.base_model),
+                keys.pending_runs(run.base_model),
+                keys.tenant_pending(run.tenant),
             ],
             [
                 run.run_id,
@@ -116,11 +119,17 @@ class Runs:
         """All runs of a base model that can be trained."""
         return sorted(texts(self._connection.call("SMEMBERS", keys.model_live_runs(base_model))))
 
-    def attach(self, run_id: str) -> RunStatus:
+    def pending_run_ids(self, base_model: str) -> list[str]:
+        """Runs of a base model with something behind their cursor, that with the newest first."""
+        index = keys.pending_runs(base_model)
+        return texts(self._connection.call("ZRANGE", index, 0, -1, "REV"))
+
+    def attach(self, run_id: str, writer: str = "") -> RunStatus:
         """Take a new writer epoch; what earlier writers send from now on is refused.
 
-        A gap that an earlier writer left stays open: the operations that a retried step
-        submits again may fill it.
+        A `writer` that names itself and attaches again gets the epoch that it got, so that a
+        repeated request can't take the run from whoever attached since. A gap that an earlier
+        writer left stays open: the operations that a retried step submits again may fill it.
 
         Raises:
             NotFound: no such run.
@@ -128,14 +137,15 @@ class Runs:
         """
         reply = items(
             self._connection.run(
-                script("run_attach"), [keys.run(run_id)], [time.time(), *_STATUS_FIELDS]
+                script("run_attach"), [keys.run(run_id)], [time.time(), writer, *_STATUS_FIELDS]
             )
         )
         if not reply:
             raise _no_run(run_id)
         if len(reply) == 1:
             raise not_live(run_id)
-        return _status(reply)
+        epoch, status = reply
+        return replace(_status(items(status)), writer_epoch=integer(epoch))
 
     def restore(self, run: RunRecord) -> None:
         """Index a run that is known from its checkpoints only; a known run is left as it is."""

@@ -39,12 +39,20 @@ class SampleQueue:
         self._woken: dict[str, str] = {}
         """By base model: the last wake-up that was seen."""
 
-    def accept(self, op: SampleOperation, future: FutureRecord, *, max_pending: int) -> Accepted:
+    def accept(
+        self,
+        op: SampleOperation,
+        future: FutureRecord,
+        *,
+        max_pending: int,
+        max_of_tenant: int = 2**53,
+    ) -> Accepted:
         """Queue an operation with its pending future; repeating it changes nothing.
 
         Raises:
             Conflict: the request id was used by another request.
-            QueueFull: `max_pending` operations of the base model wait or run.
+            QueueFull: `max_pending` operations of the base model wait or run, or `max_of_tenant`
+                of the tenant.
         """
         if future.request_id != op.request_id:
             raise ValueError(f"future {future.request_id} is not that of {op.request_id}")
@@ -56,6 +64,7 @@ class SampleQueue:
                 keys.sample_tenants(op.base_model),
                 keys.sample_waiting(op.base_model),
                 keys.sample_wake(op.base_model),
+                keys.sample_counts(op.base_model),
             ],
             [
                 op.digest,
@@ -64,6 +73,7 @@ class SampleQueue:
                 max_pending,
                 op.tenant,
                 keys.sample_queue_prefix(op.base_model),
+                max_of_tenant,
             ],
         )
         match text(reply):
@@ -73,6 +83,11 @@ class SampleQueue:
                 raise QueueFull(
                     f"{max_pending} sample requests of {op.base_model} are waiting, the limit is "
                     "limits.max_pending_samples; try again later"
+                )
+            case "tenant_full":
+                raise QueueFull(
+                    f"{op.tenant} has {max_of_tenant} sample requests of {op.base_model} waiting, "
+                    "the limit is limits.max_tenant_samples; try again later"
                 )
             case _:
                 raise Conflict(f"request {op.request_id} was used with another content before")
@@ -129,14 +144,30 @@ class SampleQueue:
             for entry_id, fields, deliveries in map(items, items(reply))
         ]
 
-    def complete(self, claimed: ClaimedSample, outcome: Outcome, *, result_ttl_s: float) -> None:
-        """Finish an operation: its future, and out of the queue, at once. The first one counts."""
+    def complete(
+        self,
+        claimed: ClaimedSample,
+        outcome: Outcome,
+        *,
+        result_ttl_s: float,
+        max_kept: int = 100_000,
+    ) -> None:
+        """Finish an operation: its future, and out of the queue, at once. The first one counts.
+
+        Of all results, those of training too, the last `max_kept` are kept.
+        """
         op, future = claimed.op, outcome.future
         if future.request_id != op.request_id or future.status == "pending":
             raise ValueError(f"not an outcome of {op.request_id}: {future!r}")
         self._connection.run(
             script("sample_complete"),
-            [keys.samples(op.base_model), keys.future(op.request_id), keys.RESULTS],
+            [
+                keys.samples(op.base_model),
+                keys.future(op.request_id),
+                keys.RESULTS,
+                keys.sample_counts(op.base_model),
+                keys.KEPT_RESULTS,
+            ],
             [
                 GROUP,
                 claimed.entry_id,
@@ -146,6 +177,9 @@ class SampleQueue:
                 outcome.body or b"",
                 max(1, round(result_ttl_s * 1000)),
                 STREAM_LENGTH,
+                op.tenant,
+                max_kept,
+                keys.FUTURE_PREFIX,
             ],
         )
 

@@ -15,6 +15,7 @@ from tuft.store.queues import Queues
 from tuft.store.runs import Runs
 from tuft.store.samplers import Samplers
 from tuft.store.samples import SampleQueue
+from tuft.store.schema import bring_up_to_date
 from tuft.store.server import check_server
 from tuft.store.sessions import Sessions
 from tuft.store.workers import Workers
@@ -23,12 +24,15 @@ from tuft.store.workers import Workers
 class Store:
     """All parts over one client. Cheap to make, safe to share between threads.
 
+    Before anything else a store of an older version is migrated; where a newer `tuft` wrote it,
+    every method raises ConfigError.
+
     Every method may raise `tuft.errors.Unavailable`. Then the change may or may not have been
     made; every change may be repeated.
     """
 
     def __init__(self, client: redis.Redis) -> None:
-        self._connection = connection = Connection(client)
+        self._connection = connection = Connection(client, first=bring_up_to_date)
         self.sessions = Sessions(connection)
         self.runs = Runs(connection)
         self.journal = Journal(connection)
@@ -43,7 +47,7 @@ class Store:
         self.disposal = Disposal(connection)
 
     def ping(self) -> None:
-        """Raises: Unavailable."""
+        """Whether it is there and can be used. Raises: Unavailable, ConfigError."""
         self._connection.call("PING")
 
     def check_server(self) -> list[str]:

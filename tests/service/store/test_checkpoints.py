@@ -21,7 +21,7 @@ def test_put_get_replace_remove(store: Store, valkey_url: str) -> None:
     store.checkpoints.remove(RUN, "weights", "a")
     with pytest.raises(NotFound, match=f"tinker://{RUN}/weights/a"):
         store.checkpoints.get(RUN, "weights", "a")
-    assert connect(valkey_url).keys("tuft:*") == []
+    assert connect(valkey_url).keys("tuft:*checkpoint*") == []
 
 
 def test_lists_are_newest_first(store: Store) -> None:

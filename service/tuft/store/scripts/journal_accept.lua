@@ -1,16 +1,19 @@
 -- Append an operation to a run's journal.
--- KEYS run, entries, payloads, waiting, future, trimmed tombstone, tenant's pending tokens
+-- KEYS run, entries, payloads, waiting, future, trimmed tombstone, tenant's pending tokens,
+--      tenant_pending
 -- ARGV run_id, seq, digest, entry, accepted_at, has_payload, payload, future, epoch,
---      proves_earlier, max_pending, window, stream_length, tokens, max_pending_tokens
+--      proves_earlier, max_pending, window, stream_length, tokens, max_pending_tokens,
+--      max_tenant_pending, max_behind_snapshot
 -- Returns {accepted} | {duplicate} | {missing} | {not_live} | {stale, epoch}
 --         | {refused, tombstone} | {conflict} | {too_far, cursor} | {full, pending}
---         | {full_of_tokens, tokens pending}
-local run, entries, payloads, waiting, future, trimmed_tombstone, pending_tokens = unpack(KEYS)
+--         | {tenant_full, pending} | {full_of_tokens, tokens pending} | {journal_full, behind}
+local run, entries, payloads, waiting, future, trimmed_tombstone, pending_tokens = unpack(KEYS, 1, 7)
+local tenant_pending = KEYS[8]
 local run_id, digest, entry, accepted_at = ARGV[1], ARGV[3], ARGV[4], ARGV[5]
 local seq, max_pending, window = tonumber(ARGV[2]), tonumber(ARGV[11]), tonumber(ARGV[12])
 
 local state = redis.call('HMGET', run,
-  'live', 'epoch', 'cursor', 'filled', 'top', 'trimmed', 'pending', 'work')
+  'live', 'epoch', 'cursor', 'filled', 'top', 'trimmed', 'pending', 'work', 'index', 'covered')
 if not state[1] then return {'missing'} end
 if state[1] ~= '1' then return {'not_live'} end
 if state[2] ~= ARGV[9] then return {'stale', state[2]} end
@@ -37,6 +40,10 @@ end
 if seq > cursor + window then return {'too_far', cursor} end
 local closes_gap = seq == filled + 1 and seq < top
 if pending >= max_pending and not closes_gap then return {'full', pending} end
+local of_tenant = tonumber(redis.call('GET', tenant_pending) or 0)
+if of_tenant >= tonumber(ARGV[16]) and not closes_gap then return {'tenant_full', of_tenant} end
+local behind = seq - tonumber(state[10]) - 1
+if behind >= tonumber(ARGV[17]) and not closes_gap then return {'journal_full', behind} end
 local tokens = tonumber(ARGV[14])
 local tokens_before = tonumber(redis.call('GET', pending_tokens) or '0')
 local too_many = tokens_before > 0 and tokens_before + tokens > tonumber(ARGV[15])
@@ -63,5 +70,7 @@ while redis.call('HEXISTS', entries, filled + 1) == 1 do
 end
 redis.call('HSET', run, 'filled', filled, 'top', math.max(top, seq),
   'pending', pending + 1, 'last_request_at', accepted_at)
+redis.call('INCR', tenant_pending)
+redis.call('ZADD', state[9], accepted_at, run_id)
 redis.call('XADD', work, 'MAXLEN', '~', ARGV[13], '*', 'id', run_id)
 return {'accepted'}

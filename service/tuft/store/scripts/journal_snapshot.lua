@@ -12,5 +12,5 @@ local newest = state[2] and cjson.decode(state[2])['seq_id']
 if newest and newest > seq then return 'ok' end
 -- The one before is for the case that this one turns out to be damaged.
 if newest and newest < seq then redis.call('HSET', KEYS[2], 'snapshot_before', state[2]) end
-redis.call('HSET', KEYS[2], 'snapshot', ARGV[3])
+redis.call('HSET', KEYS[2], 'snapshot', ARGV[3], 'covered', seq)
 return 'ok'
