@@ -225,15 +225,25 @@ class Checkpoints:
         self._objects.put(f"{prefix}/{MANIFEST}", _json(manifest))
         for _ in range(_WRITE_ATTEMPTS):
             there = {info.key for info in self._objects.list(prefix)}
-            fence()
             missing = objects.keys() - there
             if not missing:
                 break
+            if not self._is_ours(prefix, manifest):
+                fence()
+                return
             for key in missing:
                 self._objects.put(key, objects[key])
         else:
             raise LeaseLost(f"another writer keeps removing what this one writes to {prefix}")
+        fence()
         self._tidy(there - objects.keys() - {f"{prefix}/{MANIFEST}"})
+
+    def _is_ours(self, prefix: str, manifest: CheckpointManifest) -> bool:
+        """Whether what was put is still what is there: not written over, and not deleted."""
+        try:
+            return self.manifest(prefix) == manifest
+        except NotFound:
+            return False
 
     def _give_up(self, keys: Iterable[str]) -> None:
         # The write fails already; what can't be removed now, the next write or delete removes.
