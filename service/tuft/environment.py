@@ -1,7 +1,8 @@
 """What the supervisor (or a pod's manifest) hands to a child process: its environment.
 
 TUFT_CONFIG: path of the configuration as JSON. TUFT_STORE_URL: the store. Workers also get
-TUFT_MODEL, the name of their base model.
+TUFT_MODEL, the name of their base model, TUFT_WORKER_ID, the name of their work, and TUFT_SEAT,
+which tells the process that does it from the one that waits.
 """
 
 from __future__ import annotations
@@ -24,6 +25,12 @@ def required(name: str) -> str:
     if not value:
         raise ConfigError(f"the environment variable {name} is not set; `tuft` sets it")
     return value
+
+
+def seated(worker_id: str) -> str:
+    """What this very process is called, among those that could do the same work."""
+    seat = os.environ.get("TUFT_SEAT")
+    return f"{worker_id}/{seat}" if seat else worker_id
 
 
 def service_config() -> ServiceConfig:

@@ -1,16 +1,18 @@
 """`python -m tuft.sampling`: one sampler process of one base model.
 
 Environment: TUFT_CONFIG (the service's configuration as JSON), TUFT_STORE_URL, TUFT_MODEL, and
-optionally TUFT_WORKER_ID, the worker's name in the queue: stable over restarts, so that a
+optionally TUFT_SEAT and TUFT_WORKER_ID, the worker's name in the queue: stable over restarts, so that a
 restarted worker goes on at once with what it had; unlike every other sampler's of this model.
-By default it is made of the host's name.
+By default it is made of the host's name. Of processes with one name and one `state_folder` the
+first works, and the others wait until it ends.
+
+On SIGTERM it finishes what it is doing within `limits.stop_grace_s`, and hands back the rest.
 """
 
 from __future__ import annotations
 
 import logging
 import os
-import signal
 import socket
 import sys
 import threading
@@ -19,16 +21,20 @@ from pathlib import Path
 from tuft.checkpoints import Checkpoints
 from tuft.checkpoints.handover import Handover
 from tuft.config import ModelConfig, ServiceConfig
-from tuft.environment import EX_CONFIG, base_model, required, service_config
+from tuft.environment import EX_CONFIG, base_model, required, seated, service_config
 from tuft.errors import ConfigError, TuftError
 from tuft.objects import open_object_store
 from tuft.sampling.background import Background
 from tuft.sampling.engine import Engine
 from tuft.sampling.policies import Policies
 from tuft.sampling.worker import Worker
+from tuft.slots import Slot
+from tuft.stopping import Stop
 from tuft.store import Heartbeat, Store, connect
 
 log = logging.getLogger("tuft.sampling")
+
+_LOOK_AT_SLOT_S = 0.05
 
 
 def main() -> int:
@@ -36,9 +42,7 @@ def main() -> int:
     logging.basicConfig(
         level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )
-    stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
+    stop = Stop()
     try:
         config = service_config()
         _run(config, *base_model(config), stop)
@@ -48,27 +52,36 @@ def main() -> int:
     return 0
 
 
-def _run(config: ServiceConfig, model: ModelConfig, folder: Path, stop: threading.Event) -> None:
+def _run(config: ServiceConfig, model: ModelConfig, folder: Path, stop: Stop) -> None:
     store = Store(connect(required("TUFT_STORE_URL")))
     name = os.environ.get("TUFT_WORKER_ID") or f"sampler:{model.model_name}@{socket.gethostname()}"
-    heartbeat = Heartbeat(store, name, "sampler", model.model_name)
+    heartbeat = Heartbeat(store, seated(name), "sampler", model.model_name)
     engine = _engine(config, model, folder)
+    # The engine may have processes of its own, which are to be ended too.
+    stop.graceful(config.limits.stop_grace_s)
+    slot = Slot(config.state_folder / "slots", name, name) if config.state_folder else None
     try:
-        if not stop.is_set():
-            _serve(config, model, store, name, engine, heartbeat, stop)
+        if _wait_for(slot, heartbeat, stop.requested):
+            worker = _worker(config, model, store, name, engine)
+            heartbeat.ready()
+            log.info("sampling from %s", model.model_name)
+            worker.run(stop.requested)
     finally:
         engine.close()
 
 
-def _serve(
-    config: ServiceConfig,
-    model: ModelConfig,
-    store: Store,
-    name: str,
-    engine: Engine,
-    heartbeat: Heartbeat,
-    stop: threading.Event,
-) -> None:
+def _wait_for(slot: Slot | None, heartbeat: Heartbeat, stop: threading.Event) -> bool:
+    """Whether the slot is ours now; False where it is not worth it any more."""
+    while slot is not None and not slot.take():
+        heartbeat.standby()
+        if stop.wait(_LOOK_AT_SLOT_S):
+            return False
+    return not stop.is_set()
+
+
+def _worker(
+    config: ServiceConfig, model: ModelConfig, store: Store, name: str, engine: Engine
+) -> Worker:
     objects = open_object_store(config.object_store)
     background = Background()
     handover = config.handover_folder
@@ -79,7 +92,7 @@ def _serve(
         config.sampler.max_resident_adapters,
         None if handover is None else Handover(handover),
     )
-    worker = Worker(
+    return Worker(
         base_model=model.model_name,
         consumer=name,
         engine=engine,
@@ -89,9 +102,6 @@ def _serve(
         background=background,
         limits=config.limits,
     )
-    heartbeat.ready()
-    log.info("sampling from %s", model.model_name)
-    worker.run(stop)
 
 
 def _engine(config: ServiceConfig, model_config: ModelConfig, folder: Path) -> Engine:

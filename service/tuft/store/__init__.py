@@ -5,6 +5,7 @@ from tuft.store.embedded import EmbeddedStore
 from tuft.store.heartbeat import Heartbeat
 from tuft.store.journal import Refused
 from tuft.store.store import Store
+from tuft.store.tenure import Tenure
 from tuft.store.values import (
     Accepted,
     ClaimedSample,
@@ -27,6 +28,7 @@ __all__ = [
     "Refused",
     "RunStatus",
     "Store",
+    "Tenure",
     "WorkerState",
     "WorkerStatus",
     "connect",

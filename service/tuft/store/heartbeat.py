@@ -30,10 +30,18 @@ class Heartbeat:
         self._changed = threading.Event()
         threading.Thread(target=self._run, name="heartbeat", daemon=True).start()
 
+    def standby(self) -> None:
+        """From now on the worker waits to take over from another one."""
+        self._tell("standby")
+
     def ready(self) -> None:
         """From now on the worker does its work."""
-        self._state = "ready"
-        self._changed.set()
+        self._tell("ready")
+
+    def _tell(self, state: WorkerState) -> None:
+        if state != self._state:
+            self._state = state
+            self._changed.set()
 
     def _run(self) -> None:
         while True:

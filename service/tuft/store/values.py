@@ -8,7 +8,8 @@ from typing import Literal
 from tuft.contracts.operations import FutureRecord, Operation, SampleOperation, Tombstone
 from tuft.contracts.records import SnapshotRecord
 
-WorkerState = Literal["loading", "ready"]
+WorkerState = Literal["loading", "standby", "ready"]
+"""standby: loaded, and waiting to take over from the worker that is ready."""
 
 Effect = list[bytes | str | int]
 """One redis command that is run atomically with a completion. Only the commands that

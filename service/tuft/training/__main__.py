@@ -1,18 +1,19 @@
 """`python -m tuft.training`: one rank of a trainer group.
 
 Environment: TUFT_CONFIG (path of the service's configuration as JSON), TUFT_STORE_URL and
-TUFT_MODEL; with several ranks those of torch.distributed. SIGTERM ends the process at once:
-whatever it was doing is done again from the journal.
+TUFT_MODEL; with several ranks those of torch.distributed; optionally TUFT_WORKER_ID, what it is
+called among the workers. On SIGTERM rank 0 finishes what it is doing, takes snapshots, hands its
+lease on and ends the other ranks, all within `limits.stop_grace_s`.
 """
 
 from __future__ import annotations
 
 import logging
-import signal
 import sys
 
 from tuft.environment import EX_CONFIG, base_model, required, service_config
 from tuft.errors import ConfigError, LeaseLost
+from tuft.stopping import Stop
 from tuft.training.group import GroupBroken
 from tuft.training.worker import run_worker
 
@@ -27,10 +28,10 @@ def main() -> int:
     logging.basicConfig(
         level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    stop = Stop()
     try:
         config = service_config()
-        run_worker(config, *base_model(config), required("TUFT_STORE_URL"))
+        run_worker(config, *base_model(config), required("TUFT_STORE_URL"), stop)
     except ConfigError as error:
         sys.stderr.write(f"tuft.training: {error.message}\n")
         return EX_CONFIG

@@ -5,21 +5,24 @@ from __future__ import annotations
 import logging
 import os
 import socket
-import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
+from uuid import uuid4
 
 import torch
 
 from tuft.config import ModelConfig, ServiceConfig
 from tuft.contracts.records import ModelInfo
+from tuft.environment import seated
 from tuft.errors import Unavailable
 from tuft.modeling.loading import describe_model, load_base, resolve_dtype
 from tuft.modeling.lora import inject_lora
 from tuft.objects import open_object_store
-from tuft.store import Heartbeat, Store, connect
+from tuft.slots import Slot
+from tuft.stopping import Stop
+from tuft.store import Heartbeat, Store, Tenure, connect
 from tuft.training.group import Place, RankGroup, join_group
 from tuft.training.leader import Leader
 from tuft.training.memory import activation_bytes
@@ -31,7 +34,9 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
-def run_worker(config: ServiceConfig, entry: ModelConfig, folder: Path, store_url: str) -> None:
+def run_worker(
+    config: ServiceConfig, entry: ModelConfig, folder: Path, store_url: str, stop: Stop
+) -> None:
     """Serve one base model until the process is stopped.
 
     Raises:
@@ -41,20 +46,37 @@ def run_worker(config: ServiceConfig, entry: ModelConfig, folder: Path, store_ur
     place = join_group()
     torch.set_num_threads(config.trainer.threads or _share_of_cores(place.world_size))
     if place.rank != 0:
-        _load(config, entry, folder, place)[0].follow()
+        group, _ = _load(config, entry, folder, place)
+        # Rank 0 says when it is over.
+        stop.graceful(config.limits.stop_grace_s)
+        group.follow()
         return
     store = Store(connect(store_url))
-    model_name = entry.model_name
-    # Only rank 0 tells, and a host has one rank 0 of a model.
-    worker_id = f"trainer:{model_name}@{socket.gethostname()}"
-    heartbeat = Heartbeat(store, worker_id, "trainer", model_name)
+    name = f"trainer:{entry.model_name}"
+    worker_id = os.environ.get("TUFT_WORKER_ID") or f"{name}@{socket.gethostname()}"
+    heartbeat = Heartbeat(store, seated(worker_id), "trainer", entry.model_name)
     group, info = _load(config, entry, folder, place)
-    lease = _patiently(lambda: store.workers.acquire(f"trainer:{model_name}"))
+    holder = uuid4().hex
+    slot = (
+        None if config.state_folder is None else Slot(config.state_folder / "slots", name, holder)
+    )
+    tenure = Tenure(store.workers, name, holder, config.trainer.lease_s, slot)
+    lease = tenure.begin(stop.requested, heartbeat.standby)
+    assert lease is not None, "a stop before that ends the process"
+    tenure.keep(stop.requested.set)
+    stop.graceful(config.limits.stop_grace_s)
     _patiently(lambda: store.workers.set_model_info(info))
-    heartbeat.ready()
-    log.info("training %s on %d rank(s), %s", model_name, place.world_size, place.device)
     objects = open_object_store(config.object_store)
-    Leader(group, store, objects, config, model_name, lease).run(threading.Event())
+    leader = Leader(group, store, objects, config, entry.model_name, lease)
+    heartbeat.ready()
+    log.info("training %s on %d rank(s), %s", entry.model_name, place.world_size, place.device)
+    leader.run(stop.requested)
+    if tenure.lost is not None:
+        raise tenure.lost
+    if not stop.orphaned:
+        leader.finish(stop.deadline)
+    tenure.end()
+    log.info("stopped")
 
 
 def _load(

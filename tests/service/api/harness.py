@@ -15,6 +15,7 @@ import httpx
 import numpy as np
 import tinker.proto.tinker_public_pb2 as pb
 
+from tests.helpers.leases import take_lease
 from tests.waiting import wait_until
 from tuft.api.app import create_app
 from tuft.api.server import Server
@@ -158,7 +159,7 @@ class Trainer:
     lease: Lease = field(init=False)
 
     def __post_init__(self) -> None:
-        self.lease = self.store.workers.acquire(f"trainer:{MODEL}")
+        self.lease = take_lease(self.store, f"trainer:{MODEL}")
 
     def pending(self, run_id: str) -> list[Operation | Tombstone]:
         """What is next in order; what stands behind a gap is not seen."""

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.helpers.leases import take_lease
 from tests.service.store.records import MODEL, create_run
 from tuft.store import Lease, Store, connect
 
@@ -21,4 +22,4 @@ def store(valkey_url: str) -> Iterator[Store]:
 def lease(store: Store) -> Lease:
     """A trainer's lease, and a run whose creation is accepted but not done."""
     create_run(store)
-    return store.workers.acquire(f"trainer:{MODEL}")
+    return take_lease(store, f"trainer:{MODEL}")

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import redis
 
+from tests.helpers.leases import take_lease
 from tests.service.store.records import (
     MODEL,
     RUN,
@@ -149,7 +150,7 @@ def test_a_full_server_takes_nothing_new_and_can_be_drained(tmp_path: Path) -> N
         assert store.runs.list(TENANT, 1, 0)[1] == 1
         assert store.checkpoints.list_run(RUN) == []
 
-        lease = store.workers.acquire(f"trainer:{MODEL}")
+        lease = take_lease(store, f"trainer:{MODEL}")
         store.workers.report("t", "trainer", MODEL, "ready")
         assert len(store.workers.statuses()) == 1
         complete_up_to(store, lease, 1)
@@ -167,7 +168,7 @@ def test_a_replica_is_unavailable_for_writes(tmp_path: Path) -> None:
     with server(tmp_path) as embedded:
         client = connect(embedded.url)
         store = Store(client)
-        lease = store.workers.acquire(f"trainer:{MODEL}")
+        lease = take_lease(store, f"trainer:{MODEL}")
         create_run(store)
         client.replicaof("127.0.0.1", 1)
         with pytest.raises(Unavailable, match="takes no writes"):

@@ -13,6 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from tests.helpers.leases import take_lease
 from tests.service.store.records import MODEL, RUN, accept, complete_up_to, create_run, operation
 from tests.service.store.servers import kill, server
 from tests.waiting import wait_until
@@ -62,7 +63,7 @@ def test_file_redis_keeps_every_acknowledged_operation_over_kill_9(tmp_path: Pat
     with server(tmp_path, durable=True) as running:
         store = Store(connect(running.url))
         create_run(store)
-        lease = store.workers.acquire(f"trainer:{MODEL}")
+        lease = take_lease(store, f"trainer:{MODEL}")
 
         def write(first: int) -> None:
             for seq in range(first, 20_000, 4):

@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from tests.helpers.leases import take_lease
 from tests.service.store.records import (
     MODEL,
     RUN,
@@ -74,7 +75,7 @@ def test_operations_complete_in_order_only(store: Store, ready: Lease) -> None:
 
 
 def test_a_lost_lease_changes_nothing(store: Store, ready: Lease) -> None:
-    newer = store.workers.acquire(ready.group)
+    newer = take_lease(store, ready.group)
     snapshot = SnapshotRecord(seq_id=0, prefix="p", step=0)
     store.journal.refuse(tombstone(4), writer_epoch=0)
     effects = store.samplers.creation_effects(sampler())
@@ -96,7 +97,7 @@ def test_a_lost_lease_changes_nothing(store: Store, ready: Lease) -> None:
 
 def test_what_the_earlier_lease_did_is_not_done_again(store: Store, ready: Lease) -> None:
     complete(store, ready, operation(1), done(operation(1), b"given out"))
-    newer = store.workers.acquire(ready.group)
+    newer = take_lease(store, ready.group)
     with pytest.raises(LeaseLost):
         complete(store, newer, operation(1), done(operation(1), b"another"))
     assert store.futures.get(f"{RUN}:1")[1] == b"given out"
@@ -104,7 +105,7 @@ def test_what_the_earlier_lease_did_is_not_done_again(store: Store, ready: Lease
 
 def test_one_of_many_racing_workers_completes(store: Store, ready: Lease) -> None:
     def attempt(number: int) -> str | None:
-        mine = store.workers.acquire(ready.group)
+        mine = take_lease(store, ready.group)
         try:
             complete(store, mine, operation(1), done(operation(1), f"{number}".encode()))
         except LeaseLost:
@@ -284,7 +285,7 @@ def test_an_outcome_of_another_operation_is_a_mistake_of_the_caller(
 
 
 def test_unknown_runs(store: Store) -> None:
-    lease = store.workers.acquire(f"trainer:{MODEL}")
+    lease = take_lease(store, f"trainer:{MODEL}")
     op = operation(1, run_id="nobody:train:0")
     with pytest.raises(NotFound):
         complete(store, lease, op)

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+from tests.helpers.leases import take_lease
 from tests.service.training.harness import MODEL, Trainer, World
 from tuft.modeling.loading import load_base
 from tuft.modeling.lora import inject_lora
@@ -45,7 +46,7 @@ def start_trainer(place: Place, base_model: Any) -> StartTrainer:
 
     def start(world: World) -> Trainer:
         group = RankGroup(Replica(base_model, MODEL, 0), place)
-        lease = world.store.workers.acquire(f"trainer:{MODEL}")
+        lease = take_lease(world.store, f"trainer:{MODEL}")
         leader = Leader(group, world.store, world.objects, world.config, MODEL, lease)
         return Trainer(world, leader)
 

@@ -139,6 +139,7 @@ class World:
                 )
             ],
             object_store=ObjectStoreConfig(path=folder / "objects"),
+            state_folder=folder / "state",
             **{"trainer": trainer, **settings},
         )
         return cls(store_url, config)
@@ -321,6 +322,14 @@ class Trainer:
             assert time.monotonic() < deadline, f"{request_id} is still pending"
             self.leader.turn()
         return result_of(self.world, request_id)
+
+    def until_saved(self, run_id: str, timeout_s: float = 30) -> None:
+        """Work until the snapshot of the run that is being written is there."""
+        deadline = time.monotonic() + timeout_s
+        while (state := self.leader.state(run_id)) is not None and state.being_saved:
+            assert time.monotonic() < deadline, f"the snapshot of {run_id} is not written"
+            self.leader.snapshotting.poll()
+            time.sleep(0.001)
 
     def all(self, *request_ids: str) -> list[Any]:
         return [self.result(request_id) for request_id in request_ids]

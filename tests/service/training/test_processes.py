@@ -82,7 +82,7 @@ def test_a_worker_killed_mid_run_goes_on_with_the_same_bits(
             wait_result(world, request)
         info = world.store.workers.model_info(MODEL)
         child.terminate()
-        assert child.wait(5) == -signal.SIGTERM
+        assert child.wait(5) == 0
     assert info is not None
     assert (info.vocab_size, info.max_model_len, info.attn_modules) == (512, 256, 16)
     assert not (tmp_path / "extensions").exists(), "DeepSpeed compiled something"

@@ -1,10 +1,15 @@
 #!lua flags=allow-oom
--- Take over a worker group. Epochs are times (µs), so that none comes twice even where the store lost
--- its memory of the last one (a server without a disk, a replica that took over too early).
--- KEYS lease
--- Returns the epoch
+-- Take over a worker group, unless somebody else leads it whose time is not over. Epochs are times
+-- (µs), so that none comes twice even where the store lost its memory of the last one (a server
+-- without a disk, a replica that took over too early).
+-- KEYS lease, holder
+-- ARGV holder, ttl_ms, holder that is replaced (it has ended)
+-- Returns the epoch, or nil
+local held = redis.call('GET', KEYS[2])
+if held and held ~= ARGV[1] and held ~= ARGV[3] then return false end
 local now = redis.call('TIME')
 local epoch = now[1] * 1000000 + now[2]
 epoch = math.max(epoch, tonumber(redis.call('GET', KEYS[1]) or 0) + 1)
 redis.call('SET', KEYS[1], string.format('%.0f', epoch))
+redis.call('SET', KEYS[2], ARGV[1], 'PX', ARGV[2])
 return redis.call('GET', KEYS[1])
