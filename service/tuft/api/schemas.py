@@ -210,7 +210,9 @@ class SetTtl(Closed):
 
 
 class Attach(Closed):
-    """No parameters."""
+    """`writer`: a name that the client makes up, so that a repeated request changes nothing."""
+
+    writer: Annotated[str, Field(max_length=64)] = ""
 
 
 class ClearGradients(Closed):
@@ -223,6 +225,17 @@ class BeginStep(Closed):
     step_key: Annotated[str, Field(min_length=1, max_length=512)]
     writer_epoch: Annotated[StrictInt, Field(ge=0)] | None = None
     first_seq_id: SeqId | None = None
+
+
+class StepAttempt(Closed):
+    """Attempt `number` at a step submits its plan from an operation on, under new seq_ids."""
+
+    scope: Id
+    step_key: Annotated[str, Field(min_length=1, max_length=512)]
+    writer_epoch: Annotated[StrictInt, Field(ge=0)] | None = None
+    number: Annotated[StrictInt, Field(ge=1, le=1000)]
+    first_operation: Annotated[StrictInt, Field(ge=0)]
+    first_seq_id: SeqId
 
 
 class FinishStep(Closed):

@@ -143,6 +143,12 @@ class SnapshotRecord(Record):
     seq_id: int
     prefix: str
     step: int
+    local: bool = False
+    """It is in the state folder of the trainer's machine, else in the object store."""
+    accumulated: bool = False
+    """Gradients that wait for an optim_step are in it."""
+    poison: str | None = None
+    """Why those must not be applied."""
 
 
 class Disposable(Record):
@@ -157,11 +163,20 @@ class Disposable(Record):
     session_id: str | None = None
 
 
+class LedgerAttempt(Record):
+    """Another attempt at a step: its plan from `first_operation` on, under later seq_ids."""
+
+    first_operation: int
+    first_seq_id: int
+
+
 class LedgerEntry(Record):
     """One step (execution of a component) under its step key.
 
-    `plan` and `result` are opaque JSON texts of the step. `plan_object` names a payload in
-    the object store that a second execution submits again instead of building it anew.
+    `plan_object` names in the object store what a second execution submits again, from
+    `first_seq_id` on, instead of building it anew; it goes when the step is finished.
+    `overtaken_at`: another step recorded a plan from this seq_id on since this one's newest
+    attempt, so that nothing of it was submitted there or later.
     """
 
     step_key: str
@@ -169,6 +184,8 @@ class LedgerEntry(Record):
     writer_epoch: int | None = None
     first_seq_id: int | None = None
     plan_object: str | None = None
+    attempts: list[LedgerAttempt] = []
+    overtaken_at: int | None = None
     result: str | None = None
     started_at: float
     finished_at: float | None = None

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import time
 
-from tuft.contracts.records import LedgerEntry
+from tuft.contracts.records import Disposable, LedgerAttempt, LedgerEntry
 from tuft.errors import NotFound, StaleWriter
 from tuft.store import keys
 from tuft.store.connection import Arg, Connection, integer, items, mapping, script, text
@@ -72,34 +73,54 @@ class Ledger:
         writer_epoch: int | None = None,
     ) -> LedgerEntry:
         """Name the object with the payloads that the step submits from `first_seq_id` on."""
-        fields: list[Arg] = ["plan_object", plan_object, "first_seq_id", first_seq_id]
-        return self._update(scope, step_key, "plan_object", fields, writer_epoch)
+        return self._plan(scope, step_key, 0, plan_object, first_seq_id, writer_epoch)
+
+    def record_attempt(
+        self,
+        scope: str,
+        step_key: str,
+        number: int,
+        attempt: LedgerAttempt,
+        *,
+        writer_epoch: int | None = None,
+    ) -> LedgerEntry:
+        """Record where attempt `number` (the first one after the plan's own is 1) goes on."""
+        first = attempt.first_operation, attempt.first_seq_id
+        return self._plan(scope, step_key, number, *first, writer_epoch)
 
     def finish(
         self, scope: str, step_key: str, result: str, *, writer_epoch: int | None = None
     ) -> LedgerEntry:
-        """Record the step's result."""
-        fields: list[Arg] = ["state", "finished", "result", result]
-        fields += ["finished_at", repr(time.time())]
-        return self._update(scope, step_key, "result", fields, writer_epoch)
+        """Record the step's result. Its plan is nobody's any more, and is removed later."""
+        now = time.time()
+        entry = self.get(scope, step_key)
+        plan = None if entry is None else entry.plan_object
+        removed = "" if plan is None else Disposable(key=plan).model_dump_json()
+        reply = self._connection.run(
+            script("ledger_finish"),
+            [_entry(scope, step_key), *_fence(scope), keys.DISPOSAL],
+            [writer_epoch or 0, result, repr(now), removed],
+        )
+        return _decode(reply, scope, step_key, writer_epoch)
 
     def get(self, scope: str, step_key: str) -> LedgerEntry | None:
         """The entry of a step, None where it never began."""
         found = mapping(self._connection.call("HGETALL", _entry(scope, step_key)))
         return _parse(step_key, found) if found else None
 
-    def _update(
+    def _plan(
         self,
         scope: str,
         step_key: str,
-        once: str,
-        fields: list[Arg],
+        number: int,
+        what: Arg,
+        first_seq_id: int,
         writer_epoch: int | None,
     ) -> LedgerEntry:
         reply = self._connection.run(
-            script("ledger_update"),
+            script("ledger_plan"),
             [_entry(scope, step_key), *_fence(scope)],
-            [writer_epoch or 0, once, *fields],
+            [writer_epoch or 0, number, what, first_seq_id],
         )
         return _decode(reply, scope, step_key, writer_epoch)
 
@@ -135,6 +156,6 @@ def _decode(reply: object, scope: str, step_key: str, writer_epoch: int | None) 
 
 def _parse(step_key: str, found: dict[str, bytes]) -> LedgerEntry:
     # Strings of digits are what pydantic's lax mode reads as numbers.
-    return LedgerEntry.model_validate(
-        {"step_key": step_key, **{name: value.decode() for name, value in found.items()}}
-    )
+    fields: dict[str, object] = {name: value.decode() for name, value in found.items()}
+    fields["attempts"] = json.loads(found.get("attempts", b"[]"))
+    return LedgerEntry.model_validate({"step_key": step_key, **fields})

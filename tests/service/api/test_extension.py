@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import time
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -31,6 +32,30 @@ def test_attaching_takes_a_new_epoch_each_time(api: Api) -> None:
         "lora_rank": 8,
     }
     assert ok(api.post(f"tuft/runs/{run_id}/attach", {}))["writer_epoch"] == 2
+
+
+def test_an_attach_that_is_repeated_takes_the_run_from_nobody(api: Api) -> None:
+    """The first try was held up on its way, and comes after another writer's."""
+    path = f"tuft/runs/{api.run()}/attach"
+    first = ok(api.post(path, {"writer": "a"}))
+    assert ok(api.post(path, {"writer": "a"})) == first
+    assert ok(api.post(path, {"writer": "b"}))["writer_epoch"] == 2
+    assert ok(api.post(path, {"writer": "a"}))["writer_epoch"] == 1
+    assert ok(api.post(path, {"writer": "b"}))["writer_epoch"] == 2
+    for number in range(20):
+        assert ok(api.post(path, {"writer": f"{number}"}))["writer_epoch"] == 3 + number
+
+
+def test_anyone_may_look_at_a_step_without_attaching(api: Api) -> None:
+    run_id = api.run()
+    where = {"scope": run_id, "step_key": "k"}
+    look = "/api/v1/tuft/steps"
+    assert ok(api.http.get(look, params=where)) == {"entry": None}
+    begin(api, run_id, "k")
+    ok(api.post("tuft/steps/finish", {**where, "result": "r"}))
+    ok(api.post(f"tuft/runs/{run_id}/attach", {}))
+    assert ok(api.http.get(look, params=where))["entry"]["result"] == "r"
+    refused(api.http.get(look, params=where, headers=api.bob()), 404)
 
 
 def test_a_step_that_is_begun_again_finds_its_result(api: Api) -> None:
@@ -92,6 +117,12 @@ def test_the_first_plan_stays(api: Api) -> None:
     keys = {info.key for info in api.services.objects.list("ledger")}
     assert entry["plan_object"] in keys
     assert not any(api.services.objects.get(key) == b"other" for key in keys)
+    attempt = {**where, "number": 1, "first_operation": 2, "first_seq_id": 9}
+    shown = ok(api.post("tuft/steps/attempt", attempt))["entry"]
+    assert shown == entry | {"attempts": [{"first_operation": 2, "first_seq_id": 9}]}
+    ok(api.post("tuft/steps/finish", {**where, "result": "r"}))
+    refused(api.http.get(url, params=where), 404)
+    assert entry["plan_object"] in {thing.key for thing in api.store.disposal.due(time.time(), 99)}
 
 
 def test_a_plan_has_the_limit_of_a_request(module_store: str, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from tests.service.store.records import RUN, create_run
-from tuft.contracts.records import LedgerEntry
+from tuft.contracts.records import LedgerAttempt, LedgerEntry
 from tuft.errors import NotFound, StaleWriter
 from tuft.store import Store, ledger
 
@@ -35,6 +35,9 @@ def test_the_life_of_a_step(store: Store) -> None:
     assert (finished.state, finished.result) == ("finished", '{"größe": 1}')
     assert finished.finished_at is not None
     assert begin(store) == store.ledger.get(ACME, "step") == finished
+    # Nobody needs the plan any more.
+    assert finished.plan_object is None
+    assert [thing.key for thing in store.disposal.due(time.time(), 9)] == ["ledger/plan"]
 
 
 def test_what_is_recorded_first_stays(store: Store) -> None:
@@ -46,6 +49,48 @@ def test_what_is_recorded_first_stays(store: Store) -> None:
     begin(store, step_key="other")
     store.ledger.finish(ACME, "other", "no plan")
     assert store.ledger.record_plan(ACME, "other", "late", 2).plan_object is None
+
+
+def test_attempts_are_recorded_once_and_in_order(store: Store) -> None:
+    first, second = (LedgerAttempt(first_operation=n, first_seq_id=10 * n) for n in (1, 2))
+    begin(store)
+    assert store.ledger.record_attempt(ACME, "step", 1, first).attempts == []  # there is no plan
+    store.ledger.record_plan(ACME, "step", "plan", 4)
+    assert store.ledger.record_attempt(ACME, "step", 2, second).attempts == []
+    assert store.ledger.record_attempt(ACME, "step", 1, first).attempts == [first]
+    assert store.ledger.record_attempt(ACME, "step", 1, second).attempts == [first]
+    entry = store.ledger.record_attempt(ACME, "step", 2, second)
+    assert (entry.first_seq_id, entry.attempts) == (4, [first, second])
+    finished = store.ledger.finish(ACME, "step", "r")
+    assert finished.attempts == []
+    assert store.ledger.record_attempt(ACME, "step", 1, first) == finished
+
+
+def test_a_step_knows_from_where_on_another_one_took_its_place(store: Store) -> None:
+    def plan(step_key: str, seq_id: int) -> None:
+        store.ledger.record_plan(RUN, step_key, step_key, seq_id, writer_epoch=0)
+
+    def overtaken(step_key: str) -> int | None:
+        entry = store.ledger.get(RUN, step_key)
+        assert entry is not None
+        return entry.overtaken_at
+
+    create_run(store)
+    for step_key in ("a", "b", "c"):
+        begin(store, RUN, step_key)
+    plan("a", 1)
+    plan("a", 2)
+    assert overtaken("a") is None  # it is alone
+    plan("b", 3)
+    plan("c", 5)
+    assert (overtaken("a"), overtaken("b"), overtaken("c")) == (3, 5, None)
+    again = LedgerAttempt(first_operation=0, first_seq_id=7)
+    store.ledger.record_attempt(RUN, "a", 1, again, writer_epoch=0)
+    assert (overtaken("a"), overtaken("b"), overtaken("c")) == (None, 5, 7)
+    store.ledger.finish(RUN, "a", "r", writer_epoch=0)
+    begin(store, RUN, "d")
+    plan("d", 9)
+    assert overtaken("a") is None
 
 
 def test_many_threads_begin_and_finish_a_step_once(store: Store) -> None:

@@ -13,7 +13,7 @@ from tuft.api.services import Services
 from tuft.api.submission import Draft, Submission
 from tuft.api.tokenizers import tokenizer_archive
 from tuft.contracts.operations import ClearGradients, digest_of
-from tuft.contracts.records import LedgerEntry
+from tuft.contracts.records import LedgerAttempt, LedgerEntry
 from tuft.errors import InvalidRequest, NotFound
 
 router = APIRouter(prefix="/tuft")
@@ -27,9 +27,9 @@ def attach(
     services: Injected, caller: Authenticated, body: JsonBody, run_id: str
 ) -> dict[str, Any]:
     """Become the run's only writer; what earlier writers send from now on is refused."""
-    body.parse(schemas.Attach)
+    request = body.parse(schemas.Attach)
     run = live_run_of(services, caller, run_id)
-    status = services.store.runs.attach(run_id)
+    status = services.store.runs.attach(run_id, request.writer)
     return {
         "run_id": run_id,
         "base_model": run.base_model,
@@ -52,6 +52,15 @@ def clear_gradients(
         result_type="ClearGradients",
     )
     return Submission(services, caller, run_id, request.seq_id).submit(lambda _slot: draft)
+
+
+@router.get("/steps")
+def look_at_step(
+    services: Injected, caller: Authenticated, scope: Scope, step_key: StepKey
+) -> dict[str, Any]:
+    """The step's entry, null where it was not begun. Anyone may look, also without attaching."""
+    entry = services.store.ledger.get(_scope(services, caller, scope), step_key)
+    return {"entry": None} if entry is None else _shown(entry)
 
 
 @router.post("/steps/begin")
@@ -99,9 +108,23 @@ def get_plan(
     return Response(services.objects.get(entry.plan_object), media_type="application/octet-stream")
 
 
+@router.post("/steps/attempt")
+def another_attempt(services: Injected, caller: Authenticated, body: JsonBody) -> dict[str, Any]:
+    """Recorded before any of it is submitted, like the plan; what is recorded first stays."""
+    request = body.parse(schemas.StepAttempt)
+    entry = services.store.ledger.record_attempt(
+        _scope(services, caller, request.scope),
+        request.step_key,
+        request.number,
+        LedgerAttempt(first_operation=request.first_operation, first_seq_id=request.first_seq_id),
+        writer_epoch=_epoch(caller, request.writer_epoch),
+    )
+    return _shown(entry)
+
+
 @router.post("/steps/finish")
 def finish_step(services: Injected, caller: Authenticated, body: JsonBody) -> dict[str, Any]:
-    """The first result stays, and is what the answer has."""
+    """The first result stays, and is what the answer has. The plan is removed soon."""
     request = body.parse(schemas.FinishStep)
     entry = services.store.ledger.finish(
         _scope(services, caller, request.scope),
