@@ -222,10 +222,10 @@ class LimitsConfig(Section):
     """Per training run, behind its last snapshot; more get 429 until a snapshot is taken."""
     max_pending_tokens: int = Field(default=8_000_000, ge=1)
     """Per tenant, in forward_backwards that wait; more get 429."""
-    max_pending_samples: int = Field(default=4096, ge=1)
-    """Per base model; more get 429."""
+    max_pending_samples: int = Field(default=8192, ge=1)
+    """Per base model, waiting or running; more get 429."""
     max_tenant_samples: int = Field(default=4096, ge=1)
-    """Per base model and tenant; more get 429."""
+    """Of a tenant, per base model, waiting or running; more get 429."""
     max_datums: int = Field(default=4096, ge=1)
     max_num_samples: int = Field(default=256, ge=1)
     inline_payload_bytes: int = Field(default=64 * 1024, ge=0)

@@ -93,10 +93,7 @@ class Submission:
         limits = self.services.config.limits
         payload, payload_object = draft.payload, None
         if payload is not None and len(payload) > limits.inline_payload_bytes:
-            pending = status.next_seq_id - 1 - status.cursor
-            if self.seq_id >= status.next_seq_id and pending >= limits.max_pending_operations:
-                # The journal would say the same, but only after the upload.
-                raise QueueFull(f"training run {self.run_id!r} has {pending} operations pending")
+            self._check_room(status)
             # Durable before the journal names it: a name without an object can't be.
             payload_object = f"payloads/{self.run_id}/{self.seq_id}-{draft.digest[:16]}"
             self.services.objects.put(payload_object, payload)
@@ -123,6 +120,8 @@ class Submission:
                     proves_earlier=self._proves_earlier(),
                     max_pending=limits.max_pending_operations,
                     max_pending_tokens=limits.max_pending_tokens,
+                    max_tenant_pending=limits.max_tenant_operations,
+                    max_behind_snapshot=limits.max_journal_operations,
                 ),
             )
         except (Conflict, Refused):
@@ -130,6 +129,18 @@ class Submission:
             if payload_object is not None:
                 self.services.objects.delete(payload_object)
             raise
+
+    def _check_room(self, status: RunStatus) -> None:
+        """Before a payload is uploaded: the journal would say the same, but only afterwards."""
+        if self.seq_id < status.next_seq_id:
+            return
+        limits = self.services.config.limits
+        pending = status.next_seq_id - 1 - status.cursor
+        if pending >= limits.max_pending_operations:
+            raise QueueFull(
+                f"training run {self.run_id} has {pending} operations waiting, the limit is "
+                "limits.max_pending_operations; try again later"
+            )
 
     def _proves_earlier(self) -> bool:
         """Whether all earlier requests of this run were answered, or given up by their client.

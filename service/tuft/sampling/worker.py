@@ -72,6 +72,8 @@ class Worker:
         self._limits = limits
         self._held: dict[str, ClaimedSample] = {}
         """Claimed and not completed, by request id."""
+        self._begun: set[str] = set()
+        """Those of them that the engine works on, or whose outcome is being stored."""
         self._ready: deque[ClaimedSample] = deque()
         """Their policies are loaded (and kept); they go to the engine in this order."""
         self._alone: str | None = None
@@ -81,16 +83,49 @@ class Worker:
         self._alive_at = 0.0
 
     def run(self, stop: threading.Event) -> None:
-        """Work until `stop` is set."""
+        """Work until `stop` is set. What was claimed by then is the next worker's, unless
+        `hand_back` and `finish` are called."""
         while not stop.is_set():
             if not self._take_work():
                 # Nothing could be claimed and nothing runs: don't spin.
                 stop.wait(_BUSY_WAIT_MS / 1000)
             self._background.poll()
             self._feed()
-            if self._engine.load:
-                for finished in self._engine.step():
-                    self._leave(self._held[finished.request_id], finished.outcome)
+            self._step()
+
+    def _step(self) -> None:
+        if self._engine.load:
+            for finished in self._engine.step():
+                self._leave(self._held[finished.request_id], finished.outcome)
+
+    def hand_back(self, heir: str | None = None) -> None:
+        """Let others have what this worker claimed and did not begin.
+
+        From now on it has the rest under the name `heir`, its own by default; with another one
+        its successor may start before it ends.
+        """
+        self._ready.clear()
+        heir = heir or self._consumer
+        keep = [self._held[name].entry_id for name in self._begun]
+        try:
+            back = self._store.samples.release(self._base_model, self._consumer, keep, heir)
+        except Unavailable as error:
+            log.warning("the next sampler finds what this one had: %s", error.message)
+        else:
+            log.info("%d requests are handed back, %d run", back, len(keep))
+            self._consumer = heir
+
+    def finish(self, deadline: float) -> None:
+        """Go on with what was begun until it is done, or `deadline` (of the monotonic clock) is
+        over; then hand back the rest."""
+        while self._begun and time.monotonic() < deadline:
+            self._background.poll()
+            self._step()
+            if not self._engine.load:
+                time.sleep(_BUSY_WAIT_MS / 1000)
+        if self._begun:
+            self._begun.clear()
+            self.hand_back()
 
     # From the queue
 
@@ -171,6 +206,7 @@ class Worker:
                     return
                 self._alone = self._ready[0].op.request_id
             claimed = self._ready.popleft()
+            self._begun.add(claimed.op.request_id)
             try:
                 self._engine.submit(claimed.op)
             except TuftError as error:
@@ -200,15 +236,21 @@ class Worker:
 
     def _deliver(self, claimed: ClaimedSample, outcome: Callable[[], Outcome]) -> None:
         def job() -> None:
-            ttl = self._limits.result_ttl_s
-            self._store.samples.complete(claimed, outcome(), result_ttl_s=ttl)
+            self._store.samples.complete(
+                claimed,
+                outcome(),
+                result_ttl_s=self._limits.result_ttl_s,
+                max_kept=self._limits.max_kept_results,
+            )
 
         def done(_: None) -> None:
             del self._held[claimed.op.request_id]
+            self._begun.discard(claimed.op.request_id)
 
         def failed(error: TuftError) -> None:
             self._fail(claimed, f"the result can't be stored: {error.message}", "server")
 
+        self._begun.add(claimed.op.request_id)
         self._background.start(job, done, failed)
 
     def _outcome(self, claimed: ClaimedSample, result: SampleResult) -> Outcome:

@@ -180,6 +180,14 @@ def test_a_full_queue_is_a_429(valkey_url: str, tmp_path: Path) -> None:
         ok(api.post("asample", sample_body(sampler_id, 0)))
 
 
+def test_a_tenants_share_of_the_queue_is_a_429(valkey_url: str, tmp_path: Path) -> None:
+    with serving(config_of(tmp_path, max_tenant_samples=1), valkey_url) as api:
+        sampler_id = base_sampler(api)
+        ok(api.post("asample", sample_body(sampler_id, 0)))
+        told = refused(api.post("asample", sample_body(sampler_id, 1)), 429)
+        assert "limits.max_tenant_samples" in told
+
+
 @pytest.mark.parametrize("kind", ["weights", "sampler_weights"])
 def test_a_session_of_a_checkpoint(api: Api, kind: Any) -> None:
     record = write_checkpoint(api, api.run(), kind, "mine")

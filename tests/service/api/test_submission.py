@@ -103,6 +103,24 @@ def test_a_full_queue_burns_nothing(module_store: str, tmp_path: Path) -> None:
         assert isinstance(trainer.pending(run_id)[0], Operation)
 
 
+def test_a_tenant_that_has_too_much_pending_is_told_so(valkey_url: str, tmp_path: Path) -> None:
+    limits = {"max_tenant_operations": 3, "max_journal_operations": 4}
+    with serving(config_of(tmp_path, **limits), valkey_url) as api:
+        trainer = Trainer(api.store)
+        first, second = api.run(), api.run()
+        ok(api.post("optim_step", step(first, 1)))
+        told = refused(api.post("optim_step", step(second, 1)), 429)
+        assert "alice has 3 operations waiting in its training runs" in told
+        for seq in (1, 2, 3):
+            trainer.complete_all(first)
+            trainer.complete_all(second)
+            ok(api.post("optim_step", step(second, seq)))
+        trainer.complete_all(second)
+        told = refused(api.post("optim_step", step(second, 4)), 429)
+        assert "limits.max_journal_operations" in told
+        assert trainer.pending(second) == []
+
+
 def test_a_model_that_is_still_loading_burns_nothing(fresh_api: Api, valkey_url: str) -> None:
     run_id = fresh_api.run()
     connect(valkey_url).delete("tuft:models")

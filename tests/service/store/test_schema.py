@@ -71,7 +71,7 @@ def test_a_newer_store_is_refused_with_a_way_out(store: Store, valkey_url: str) 
     client = connect(valkey_url)
     client.set("tuft:schema", schema.VERSION + 1)
     for _ in range(2):
-        with pytest.raises(ConfigError, match="newer tuft.*tuft store export.*tuft store clear"):
+        with pytest.raises(ConfigError, match=r"newer tuft.*tuft store export.*tuft store clear"):
             create_run(store)
     assert client.keys() == [b"tuft:schema"]
     # Once it was cleared, no new process is needed.

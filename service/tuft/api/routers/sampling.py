@@ -68,7 +68,10 @@ def asample(services: Injected, caller: Authenticated, body: JsonBody) -> dict[s
     accepted = services.waiters.expect(
         future,
         lambda: services.store.samples.accept(
-            operation, future, max_pending=limits.max_pending_samples
+            operation,
+            future,
+            max_pending=limits.max_pending_samples,
+            max_of_tenant=limits.max_tenant_samples,
         ),
     )
     return {
