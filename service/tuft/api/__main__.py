@@ -13,7 +13,10 @@ from tuft.api.app import create_app
 from tuft.api.server import Server, raise_open_files
 from tuft.api.services import open_services
 from tuft.environment import EX_CONFIG, required, service_config
-from tuft.errors import ConfigError
+from tuft.errors import ConfigError, Unavailable
+from tuft.store import Store
+
+log = logging.getLogger("tuft.api")
 
 
 def main() -> int:
@@ -23,12 +26,21 @@ def main() -> int:
     try:
         services = open_services(service_config(), required("TUFT_STORE_URL"))
         host, port = required("TUFT_HOST"), int(required("TUFT_PORT"))
+        _look_at(services.store)
     except ConfigError as error:
         print(f"tuft.api: {error.message}", file=sys.stderr)
         return EX_CONFIG
     raise_open_files()
     Server(create_app(services), services.waiters, host, port).run()
     return 0
+
+
+def _look_at(store: Store) -> None:
+    """Raises: ConfigError: the store can't be used. One that is away may come back."""
+    try:
+        store.ping()
+    except Unavailable as error:
+        log.warning("%s; requests are answered when it is back", error.message)
 
 
 if __name__ == "__main__":

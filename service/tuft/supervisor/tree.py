@@ -95,7 +95,8 @@ class Supervisor:
 
         Raises:
             StartFailed: a child can't start.
-            ConfigError: a folder can't be made, or the embedded store can't work there.
+            ConfigError: a folder can't be made, the embedded store can't work there, or a newer
+            `tuft` wrote what is in the store.
         """
         make_folder("--log-dir", self._log_dir)
         self._store_url = self._store.start()
@@ -130,10 +131,15 @@ class Supervisor:
         shutil.rmtree(self._run_dir, ignore_errors=True)
 
     def _check_servers(self) -> None:
-        """Say at once what is wrong with servers of the user's; one that is away may come back."""
+        """Say at once what is wrong with servers of the user's; one that is away may come back.
+
+        A store of an older version is migrated here, before anybody works with it.
+        """
+        store = Store(connect(self._store_url))
         try:
+            store.ping()
             if self._config.persistence.mode == "redis_url":
-                for warning in Store(connect(self._store_url)).check_server():
+                for warning in store.check_server():
                     self._say(f"warning: {warning}")
             if self._config.object_store.kind == "s3":
                 open_object_store(self._config.object_store).check()
