@@ -6,17 +6,20 @@ import hashlib
 import itertools
 import os
 import random
+import signal
 import stat
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
 import pytest
+import redis
 
+from tests.helpers.objects import Crash
 from tests.helpers.power_cut import GENTLE, HARSH, Disk, power_cut_disk
 from tests.service.checkpoints.samples import RUN_ID
 from tests.service.checkpoints.samples import manifest as manifest_of
@@ -24,6 +27,8 @@ from tuft.checkpoints import Checkpoints, handover
 from tuft.checkpoints.handover import Handover
 from tuft.errors import DamagedCheckpoint, NotFound, TuftError
 from tuft.objects import LocalObjects
+from tuft.persistence import PersistenceConfig
+from tuft.store import EmbeddedStore, connect
 
 SEED = 20_261_123
 
@@ -231,8 +236,8 @@ def nothing_stays_mapped(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(params=[GENTLE, HARSH], ids=["gentle", "harsh"])
-def options(request: pytest.FixtureRequest) -> Iterator[str]:
-    yield request.param
+def options(request: pytest.FixtureRequest) -> str:
+    return request.param
 
 
 @pytest.mark.parametrize("subject", [Objects, SavedCheckpoints, HandedPolicies])
@@ -260,6 +265,125 @@ def test_a_forgotten_sync_is_seen(
     monkeypatch.setattr(os, "fsync", sync)
     with pytest.raises((AssertionError, DamagedCheckpoint)):
         _rounds(tmp_path, subject, HARSH, rounds=20)
+
+
+@pytest.mark.parametrize("rewritten", [False, True], ids=["appended", "rewritten"])
+def test_what_the_store_took_survives(tmp_path: Path, options: str, rewritten: bool) -> None:
+    """The embedded server's append-only file, also while it is written anew."""
+    taken = 0
+    with power_cut_disk(tmp_path, options=options) as disk:
+        for wanted in (1, 30, 100):
+            with _store_on(disk, tmp_path) as (_, client):
+                assert int(client.get("taken") or 0) in (taken, taken + 1)
+                if rewritten:
+                    client.bgrewriteaof()
+                with suppress(redis.exceptions.RedisError):
+                    for taken in range(taken + 1, taken + wanted + 1):  # noqa: B020
+                        client.set("taken", taken)
+                    disk.cut()
+                # It must not take anything more.
+                with pytest.raises(redis.exceptions.RedisError):
+                    client.set("taken", taken + 1)
+            disk.boot()
+
+
+def test_what_a_killed_store_had_not_synced_survives_once_it_was_served(tmp_path: Path) -> None:
+    """Its successor reads it, and says to a client that tries again: that is done already."""
+    with power_cut_disk(tmp_path) as disk:
+        with _store_on(disk, tmp_path) as (_, client):
+            client.set("synced", 1)
+        # Written by a server that was killed before its sync.
+        [file] = (disk.folder / "state" / "appendonlydir").glob("*.incr.aof")
+        with file.open("ab") as aof:
+            aof.write(b"*3\r\n$3\r\nSET\r\n$4\r\nseen\r\n$1\r\n1\r\n")
+        with _store_on(disk, tmp_path) as (_, client):
+            assert client.get("seen") == b"1"
+            disk.cut()
+        disk.boot()
+        with _store_on(disk, tmp_path) as (_, client):
+            assert client.get("seen") == b"1"
+
+
+def test_a_policy_is_durable_although_its_first_writer_was_killed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed between the file's new name and its sync; the operation is done again."""
+    files = {"adapter_model.safetensors": b"weights"}
+    manifest = manifest_of("policy", request_id="a:1")
+    with power_cut_disk(tmp_path) as disk:
+        folder = disk.folder / "handover"
+        Handover(folder, sync=True).put("before", manifest_of("b", request_id="a:0"), files)
+        with monkeypatch.context() as patch:
+            patch.setattr(handover, "sync_folder", _crash)
+            with pytest.raises(Crash):
+                Handover(folder, sync=True).put("policy", manifest, files)
+        Handover(folder, sync=True).put("policy", manifest, files)
+        disk.cut()
+        disk.boot()
+        handed = Handover(folder).get("policy")
+        assert handed is not None
+        del handed
+
+
+@pytest.mark.parametrize("make", ["convert", "widen"])
+def test_a_prepared_model_is_whole_or_not_there(
+    tmp_path: Path, make: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever finds its folder at the next start asks no more whether it is all there."""
+    with power_cut_disk(tmp_path, options=HARSH) as disk:
+        monkeypatch.setenv("XDG_CACHE_HOME", str(disk.folder))
+        source = tmp_path / "model.gguf"
+        source.write_bytes(b"some weights")
+        prepared = _prepare(make, tmp_path, monkeypatch)
+        content = {path.name: path.read_bytes() for path in prepared.iterdir()}
+        assert content["model.safetensors"]
+        # Whatever else makes the disk write what it knows of names.
+        (disk.folder / "other").touch()
+        disk.cut()
+        disk.boot()
+        assert {path.name: path.read_bytes() for path in prepared.iterdir()} == content
+
+
+def _prepare(make: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    import torch
+    from safetensors.torch import save_file
+
+    from tuft.modeling import prepare, sharing
+
+    weights = {"w": torch.arange(100_000, dtype=torch.bfloat16)}
+
+    def convert(_gguf: Path, target: Path) -> None:
+        (target / "config.json").write_text("{}")
+        save_file(weights, target / "model.safetensors")
+
+    if make == "convert":
+        monkeypatch.setattr(prepare, "_convert", convert)
+        return prepare.prepare_model(str(folder / "model.gguf"))
+    model = folder / "half"
+    model.mkdir()
+    convert(model, model)
+    return sharing.shared_folder(model, torch.float32, torch.device("cpu"))
+
+
+@contextmanager
+def _store_on(disk: Disk, folder: Path) -> Iterator[tuple[EmbeddedStore, redis.Redis]]:
+    """A server with its file there, killed at the end."""
+    config = PersistenceConfig.from_file_redis(disk.folder / "state")
+    store = EmbeddedStore(config, folder)
+    client = connect(store.start())
+    try:
+        yield store, client
+    finally:
+        pid = store.pid
+        assert pid is not None
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+        store.stop()
+        client.close()
+
+
+def _crash(_folder: Path) -> None:
+    raise Crash("killed before the sync")
 
 
 @pytest.mark.slow

@@ -28,6 +28,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from tuft.contracts.policies import Content
 from tuft.contracts.records import CheckpointManifest
+from tuft.durable import make_folder, sync_folder
 from tuft.errors import DamagedCheckpoint
 
 log = logging.getLogger(__name__)
@@ -89,8 +90,11 @@ class Handover:
         """
         there = self.get(prefix)
         if there is not None and there.manifest.request_id == manifest.request_id:
+            if self._sync:
+                # Whoever wrote it may have been killed before its name was durable.
+                sync_folder(self._folder)
             return there.manifest
-        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_folder(self._folder, 0o700)
         sizes = {name: len(data) for name, data in files.items()}
         header = _Header(prefix=prefix, manifest=manifest, sizes=sizes)
         place = self._place(prefix, _KEPT if uploaded else _NEW)
@@ -106,7 +110,7 @@ class Handover:
         finally:
             part.unlink(missing_ok=True)
         if self._sync:
-            self._sync_folder()
+            sync_folder(self._folder)
         if uploaded:
             self._drop_old()
         return manifest
@@ -199,13 +203,6 @@ class Handover:
         for changed_at, _, path in self._entries(""):
             if path.name.startswith(".") and changed_at < time.time() - _ABANDONED_S:
                 path.unlink(missing_ok=True)
-
-    def _sync_folder(self) -> None:
-        handle = os.open(self._folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
 
 
 def _write(handle: int, header: _Header, files: Mapping[str, bytes]) -> None:

@@ -14,6 +14,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+from tuft.durable import sync_folder, sync_tree
 from tuft.errors import ConfigError
 
 log = logging.getLogger(__name__)
@@ -89,7 +90,10 @@ def _converted(gguf: Path) -> Path:
     try:
         _convert(gguf, part)
         part.chmod(0o755)
+        # What is found under its name is taken for whole ever after.
+        sync_tree(part)
         part.rename(target)
+        sync_folder(target.parent)
     except OSError as error:
         # Another process may have been first: its folder is as good.
         if not target.is_dir():

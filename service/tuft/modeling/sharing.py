@@ -12,7 +12,6 @@ import fcntl
 import hashlib
 import json
 import logging
-import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -23,6 +22,7 @@ from typing import Any, BinaryIO
 import torch
 from safetensors import safe_open
 
+from tuft.durable import sync_folder, sync_tree
 from tuft.modeling.prepare import cache_folder
 
 log = logging.getLogger(__name__)
@@ -121,7 +121,10 @@ def _make(folder: Path, headers: dict[Path, dict[str, Any]], target: Path) -> No
                 else:
                     shutil.copyfile(path, part / path.name)
             part.chmod(0o755)
+            # What is found under its name is taken for whole ever after.
+            sync_tree(part)
             part.rename(target)
+            sync_folder(target.parent)
         finally:
             shutil.rmtree(part, ignore_errors=True)
 
@@ -168,8 +171,6 @@ def _widen(source: Path, header: dict[str, Any], target: Path) -> None:
             if header[name]["dtype"] in _WIDENED:
                 tensor = tensor.float()
             out.write(tensor.contiguous().flatten().view(torch.uint8).numpy().data)
-        out.flush()
-        os.fsync(out.fileno())
 
 
 def _write_header(out: BinaryIO, entries: dict[str, Any]) -> None:

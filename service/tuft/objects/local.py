@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
+from tuft.durable import make_folder, sync_folder
 from tuft.errors import ConfigError, InvalidRequest, NotFound, StorageFull, TuftError, Unavailable
 from tuft.objects.base import ObjectInfo
 from tuft.objects.keys import check_key, check_prefix
@@ -39,16 +40,16 @@ class LocalObjects:
         self._root = Path(os.path.abspath(folder))
         self._tmp = self._root / _TMP
         try:
-            self._tmp.mkdir(parents=True, exist_ok=True)
-            _sync_folder(self._root)
-            _sync_folder(self._root.parent)
+            make_folder(self._tmp)
+            sync_folder(self._root)
+            sync_folder(self._root.parent)
         except OSError as error:
             raise ConfigError(
                 f"the object store's folder {self._root} can't be used: {error.strerror}"
             ) from error
         if not os.access(self._tmp, os.W_OK | os.X_OK):
             raise ConfigError(f"the object store's folder {self._root} is not writable")
-        self._sweep_abandoned()
+        self.sweep(time.time() - _ABANDONED_S)
 
     def check(self) -> None:
         probe = self._tmp / uuid.uuid4().hex
@@ -75,6 +76,22 @@ class LocalObjects:
             raise NotFound(f"there is no object {key!r}") from error
         except OSError as error:
             raise _translated(error, f"read {path}") from error
+
+    def get_file(self, key: str, path: Path) -> None:
+        source = self._path(key)
+        part = path.with_name(f".{uuid.uuid4().hex}.part")
+        try:
+            shutil.copyfile(source, part)
+            part.replace(path)
+        except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
+            self._see_that_it_is_there()
+            if path.parent.is_dir():
+                raise NotFound(f"there is no object {key!r}") from error
+            raise _translated(error, f"write {path}") from error
+        except OSError as error:
+            raise _translated(error, f"copy {source} to {path}") from error
+        finally:
+            part.unlink(missing_ok=True)
 
     def exists(self, key: str) -> bool:
         path = self._path(key)
@@ -108,6 +125,20 @@ class LocalObjects:
     def delete_prefix(self, prefix: str) -> None:
         for info in self._walk(check_prefix(prefix) + "/"):
             self.delete(info.key)
+
+    def sweep(self, before: float) -> int:
+        removed = 0
+        try:
+            with os.scandir(self._tmp) as entries:
+                for entry in entries:
+                    # Another process may sweep too, or finish its write.
+                    with contextlib.suppress(FileNotFoundError):
+                        if entry.stat().st_mtime < before:
+                            os.unlink(entry.path)
+                            removed += 1
+        except OSError as error:
+            raise _translated(error, f"tidy {self._tmp}") from error
+        return removed
 
     def _see_that_it_is_there(self) -> None:
         """Nothing found means nothing where the folder itself is gone: unmounted, say."""
@@ -152,14 +183,14 @@ class LocalObjects:
         # Up to the root: another process may have made a folder and not synced it yet.
         for folder in _folders_up_to(path.parent, self._root):
             with contextlib.suppress(FileNotFoundError):
-                _sync_folder(folder)
+                sync_folder(folder)
 
     def _sync_after_delete(self, folder: Path) -> None:
         """Make a removal durable, and remove folders that it left empty."""
         try:
             for above in _folders_up_to(folder, self._root):
                 with contextlib.suppress(FileNotFoundError):
-                    _sync_folder(above)
+                    sync_folder(above)
                 if above == self._root:
                     return
                 try:
@@ -189,19 +220,10 @@ class LocalObjects:
                 yield from self._walk(folder + name)
                 continue
             try:
-                size = entry.stat().st_size
+                stat = entry.stat()
             except FileNotFoundError:
                 continue
-            yield ObjectInfo(folder + name, size)
-
-    def _sweep_abandoned(self) -> None:
-        oldest = time.time() - _ABANDONED_S
-        with os.scandir(self._tmp) as entries:
-            for entry in entries:
-                # Another process may sweep too, or finish its write.
-                with contextlib.suppress(FileNotFoundError):
-                    if entry.stat().st_mtime < oldest:
-                        os.unlink(entry.path)
+            yield ObjectInfo(folder + name, stat.st_size, stat.st_mtime)
 
 
 def _folders_up_to(folder: Path, root: Path) -> Iterator[Path]:
@@ -209,14 +231,6 @@ def _folders_up_to(folder: Path, root: Path) -> Iterator[Path]:
         yield folder
         folder = folder.parent
     yield root
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _translated(error: OSError, what: str) -> TuftError:

@@ -17,6 +17,7 @@ from typing import IO
 import redis
 import redis.exceptions
 
+from tuft.durable import make_folder, sync_tree
 from tuft.errors import ConfigError, Unavailable
 from tuft.lifeline import lifeline
 from tuft.persistence import PersistenceConfig
@@ -25,6 +26,8 @@ _START_TIMEOUT_S = 30.0
 _STOP_TIMEOUT_S = 20.0
 # A server whose supervisor was killed needs a moment to end and free its folder.
 _LOCK_TIMEOUT_S = 10.0
+# Its name by Valkey's default.
+_APPEND_ONLY_FOLDER = "appendonlydir"
 # sun_path holds 108 bytes on Linux and 104 on macOS, with the closing zero.
 _MAX_SOCKET_PATH = 100
 
@@ -86,6 +89,7 @@ class EmbeddedStore:
         # One server a folder, or the file would be damaged. The server inherits the lock and
         # so holds it for exactly as long as it lives.
         with self._locked_data_folder() as lock, self.log_file.open("ab") as log:
+            self._settle_files()
             self._process = subprocess.Popen(
                 [find_server(), *self._arguments()],
                 stdin=subprocess.DEVNULL,
@@ -124,7 +128,7 @@ class EmbeddedStore:
     def _locked_data_folder(self) -> IO[bytes]:
         folder = self._data_folder()
         try:
-            folder.mkdir(parents=True, exist_ok=True)
+            make_folder(folder)
             lock = (folder / "store.lock").open("ab")
         except OSError as error:
             raise ConfigError(
@@ -143,6 +147,17 @@ class EmbeddedStore:
                         "one, or choose another persistence.file_path"
                     ) from None
                 time.sleep(0.05)
+
+    def _settle_files(self) -> None:
+        """What a killed server had written and not synced, the next one takes for synced."""
+        if self._config.mode != "file_redis":
+            return
+        folder = self._data_folder() / _APPEND_ONLY_FOLDER
+        try:
+            make_folder(folder)
+            sync_tree(folder)
+        except OSError as error:
+            raise Unavailable(f"can't sync what the store has in {folder}: {error}") from error
 
     def _arguments(self) -> list[str]:
         arguments = {
