@@ -106,7 +106,6 @@ class Connection:
         self, client: redis.Redis, first: Callable[[Connection], None] | None = None
     ) -> None:
         self._first = first
-        self._opened = first is None
         self._opening = threading.RLock()
         self._inside = False
         pool = client.connection_pool
@@ -164,16 +163,18 @@ class Connection:
             return replies
 
     def _open(self) -> None:
-        if self._opened or self._first is None:
-            return
+        if self._first is not None:
+            self._do_first()
+
+    def _do_first(self) -> None:
         # Other threads wait here; `first` itself comes by here, too.
         with self._opening:
-            if self._opened or self._inside:
+            if self._first is None or self._inside:
                 return
             self._inside = True
             try:
                 self._first(self)
-                self._opened = True
+                self._first = None
             finally:
                 self._inside = False
 

@@ -17,7 +17,7 @@ from tuft.store import EmbeddedStore
 def server(folder: Path, *, durable: bool = False) -> Iterator[EmbeddedStore]:
     """A running server whose files are under `folder`."""
     run_folder = folder / "run"
-    run_folder.mkdir(exist_ok=True)
+    run_folder.mkdir(parents=True, exist_ok=True)
     config = PersistenceConfig.disabled()
     if durable:
         config = PersistenceConfig.from_file_redis(folder / "data")

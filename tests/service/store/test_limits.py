@@ -109,13 +109,13 @@ def test_the_newest_results_are_kept(store: Store, lease: Lease) -> None:
     assert accept(store, operation(1)).duplicate
 
     # Those of samples count, too.
-    op = sample(1)
-    store.samples.accept(op, pending(op.request_id), max_pending=9)
+    sampled = sample(1)
+    store.samples.accept(sampled, pending(sampled.request_id), max_pending=9)
     (claimed,) = store.samples.claim(MODEL, "a", 1, 0)
-    store.samples.complete(claimed, done(op), result_ttl_s=60, max_kept=3)
+    store.samples.complete(claimed, done(sampled), result_ttl_s=60, max_kept=3)
     with pytest.raises(Expired):
         store.futures.get(f"{RUN}:2")
-    assert store.futures.get(op.request_id)[1] == b"result"
+    assert store.futures.get(sampled.request_id)[1] == b"result"
 
 
 def test_runs_with_something_pending_are_known(store: Store, lease: Lease) -> None:
