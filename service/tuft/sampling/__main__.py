@@ -66,6 +66,7 @@ def _run(config: ServiceConfig, model: ModelConfig, folder: Path, stop: Stop) ->
             heartbeat.ready()
             log.info("sampling from %s", model.model_name)
             worker.run(stop.requested)
+            _end(worker, name, slot if config.sampler.standby else None, stop)
     finally:
         engine.close()
 
@@ -77,6 +78,16 @@ def _wait_for(slot: Slot | None, heartbeat: Heartbeat, stop: threading.Event) ->
         if stop.wait(_LOOK_AT_SLOT_S):
             return False
     return not stop.is_set()
+
+
+def _end(worker: Worker, name: str, slot: Slot | None, stop: Stop) -> None:
+    """`slot`: where another process waits for it, which may go on at once."""
+    if stop.orphaned:
+        return
+    worker.hand_back(None if slot is None else f"{name}/{os.getpid()}")
+    if slot is not None:
+        slot.release()
+    worker.finish(stop.deadline)
 
 
 def _worker(

@@ -144,6 +144,32 @@ class SampleQueue:
             for entry_id, fields, deliveries in map(items, items(reply))
         ]
 
+    def release(self, base_model: str, consumer: str, keep: Collection[str], heir: str) -> int:
+        """Hand back what this consumer claimed, for others to take at once; how many those are.
+
+        `keep`: ids of entries that it goes on with, which are `heir`'s from now on: its own name,
+        or another one, so that a successor of the same name does not take them.
+        """
+        reply = self._connection.run(
+            script("sample_release"),
+            [
+                keys.samples(base_model),
+                keys.sample_consumers(base_model),
+                keys.sample_tenants(base_model),
+                keys.sample_waiting(base_model),
+                keys.sample_wake(base_model),
+            ],
+            [
+                GROUP,
+                consumer,
+                heir,
+                _RECLAIM_AT_ONCE,
+                keys.sample_queue_prefix(base_model),
+                *keep,
+            ],
+        )
+        return integer(reply)
+
     def complete(
         self,
         claimed: ClaimedSample,

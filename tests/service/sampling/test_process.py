@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tinker.proto import tinker_public_pb2 as pb
@@ -31,7 +33,7 @@ class Process:
     def __init__(self, folder: Path, store_url: str, model_folder: Path) -> None:
         objects = ObjectStoreConfig(path=folder / "objects")
         self.objects = open_object_store(objects)
-        config = ServiceConfig(
+        self.config = ServiceConfig(
             supported_models=[
                 ModelConfig(
                     model_name=MODEL, model_path=str(model_folder), resolved_folder=model_folder
@@ -40,7 +42,7 @@ class Process:
             object_store=objects,
         )
         self.config_file = folder / "config.json"
-        self.config_file.write_text(config.model_dump_json())
+        self.config_file.write_text(self.config.model_dump_json())
         self.log_file = folder / "log"
         self.env = {
             **os.environ,
@@ -49,22 +51,28 @@ class Process:
             "TUFT_MODEL": MODEL,
             "OMP_NUM_THREADS": "1",
         }
-        self.child: subprocess.Popen[bytes] | None = None
+        self.children: list[subprocess.Popen[bytes]] = []
 
     def start(self, **env: str) -> subprocess.Popen[bytes]:
         with self.log_file.open("ab") as log:
-            self.child = subprocess.Popen(
+            child = subprocess.Popen(
                 [sys.executable, "-m", "tuft.sampling"],
                 env={**self.env, **env},
                 stdout=log,
                 stderr=subprocess.STDOUT,
             )
-        return self.child
+        self.children.append(child)
+        return child
+
+    def configure(self, **sections: Any) -> None:
+        """Other settings, for processes that start from now on."""
+        config = ServiceConfig.model_validate({**self.config.model_dump(), **sections})
+        self.config_file.write_text(config.model_dump_json())
 
     def end(self) -> None:
-        if self.child is not None and self.child.poll() is None:
-            self.child.kill()
-            self.child.wait()
+        for child in self.children:
+            child.kill()
+            child.wait()
 
 
 @pytest.fixture
@@ -135,12 +143,30 @@ def test_killed_in_the_middle_it_serves_everything_after_its_restart(
     ]
 
 
-def test_terminates_promptly_and_leaves_its_work_to_the_next(
-    process: Process, store: Store
-) -> None:
+def test_stops_with_what_runs_done_and_the_rest_handed_back(process: Process, store: Store) -> None:
+    process.configure(sampler={"max_running_sequences": 2})
     child = process.start()
     wait_until(lambda: is_ready(store), 60, "the sampler ready")
-    long, short = ask(PROMPT, max_tokens=250, num_samples=40), ask(PROMPT, max_tokens=2)
+    accepted = [ask(PROMPT, max_tokens=tokens) for tokens in (2, *[200] * 6)]
+    for op in accepted:
+        accept(store, op)
+    wait_until(lambda: is_done(store, accepted[0]), 60, "the short one done")
+    child.terminate()
+    assert child.wait(20) == 0
+    done = [op for op in accepted if is_done(store, op)]
+    assert 2 <= len(done) < len(accepted)
+    # Nobody has to wait for the others: another sampler takes them as new ones.
+    left = store.samples.claim(MODEL, "another", 9, 0)
+    assert [*done, *[claimed.op for claimed in left]] == accepted
+    assert not store.samples.reclaim(MODEL, f"sampler:{MODEL}@{socket.gethostname()}")
+
+
+@pytest.mark.slow
+def test_a_stop_that_takes_too_long_hands_back_what_runs(process: Process, store: Store) -> None:
+    process.configure(limits={"stop_grace_s": 0.5})
+    child = process.start()
+    wait_until(lambda: is_ready(store), 60, "the sampler ready")
+    long, short = ask(PROMPT, max_tokens=250, num_samples=60), ask(PROMPT, max_tokens=2)
     for op in (long, short):
         accept(store, op)
     wait_until(lambda: is_done(store, short), 60, "the short one done")
@@ -149,8 +175,29 @@ def test_terminates_promptly_and_leaves_its_work_to_the_next(
     assert child.wait(10) == 0
     assert time.monotonic() - begun < 5
     assert not is_done(store, long)
-    process.start()
+    (claimed,) = store.samples.claim(MODEL, "another", 9, 0)
+    assert claimed.op == long
+
+
+def test_one_that_waits_for_the_slot_goes_on_when_the_other_is_killed(
+    process: Process, store: Store, tmp_path: Path
+) -> None:
+    process.configure(state_folder=tmp_path / "state", sampler={"standby": True})
+    first = process.start(TUFT_SEAT="1")
+    wait_until(lambda: is_ready(store), 60, "the sampler ready")
+    second = process.start(TUFT_SEAT="2")
+    wait_until(lambda: {s.state for s in store.workers.statuses()} == {"ready", "standby"}, 60)
+    long, short = ask(PROMPT, max_tokens=250, num_samples=40), ask(PROMPT, max_tokens=2)
+    for op in (long, short):
+        accept(store, op)
+    wait_until(lambda: is_done(store, short), 60, "the short one done")
+    first.kill()
+    late = ask(PROMPT, max_tokens=2)
+    accept(store, late)
+    response(process, store, late)
     assert len(response(process, store, long).sequences) == 40
+    second.terminate()
+    assert second.wait(10) == 0
 
 
 @pytest.mark.parametrize(

@@ -72,7 +72,10 @@ class Setting:
         return op.request_id
 
     @contextmanager
-    def working(self, limit: int = 4, inline: int = 65536) -> Iterator[Policies]:
+    def working(
+        self, limit: int = 4, inline: int = 65536, *, ending: bool = False
+    ) -> Iterator[Policies]:
+        """`ending`: at the end it finishes what it has begun."""
         background = Background()
         policies = Policies(self.engine, self.checkpoints, background, limit)
         worker = Worker(
@@ -91,6 +94,9 @@ class Setting:
         def run() -> None:
             try:
                 worker.run(stop)
+                if ending:
+                    worker.hand_back()
+                    worker.finish(time.monotonic() + 30)
             except BaseException as error:  # noqa: BLE001  # raised by the test below
                 errors.append(error)
 
@@ -336,6 +342,16 @@ def test_after_two_deaths_alone_and_after_three_failed(
     with setting.working():
         assert "died three times" in setting.error(killer)
         setting.response(setting.accept(ask(PROMPT)))
+
+
+def test_what_was_not_begun_at_the_end_is_handed_back(setting: Setting) -> None:
+    ids = [setting.accept(ask(PROMPT, max_tokens=200)) for _ in range(2)]
+    claim_and_die(setting, times=2)  # from now on each runs alone
+    with setting.working(ending=True):
+        wait_until(lambda: setting.engine.load == 1, 10, "the first one runs")
+    setting.response(ids[0])
+    (left,) = setting.store.samples.reclaim(MODEL, "another")
+    assert (left.op.request_id, left.deliveries) == (ids[1], 3)
 
 
 def test_idle_worker_takes_a_request_at_once(setting: Setting) -> None:

@@ -124,6 +124,57 @@ def test_what_a_gone_consumer_had_is_taken_over(
     assert store.futures.get(sample(1).request_id)[1] == b"heir's"
 
 
+def test_what_a_consumer_hands_back_is_others_at_once_and_in_order(store: Store) -> None:
+    for number in range(4):
+        accept(store, number)
+    claimed = store.samples.claim(MODEL, "a", 3, 0)
+    assert store.samples.release(MODEL, "a", [claimed[0].entry_id], "a") == 2
+    assert [c.op for c in store.samples.claim(MODEL, "b", 9, 0)] == [
+        sample(1),
+        sample(2),
+        sample(3),
+    ]
+    # What it kept is its own, and its successor's if it dies.
+    assert [c.op for c in store.samples.reclaim(MODEL, "a")] == [sample(0)]
+    store.samples.complete(claimed[0], done(claimed[0].op), result_ttl_s=60)
+    assert store.samples.release(MODEL, "a", [], "a") == 0
+
+
+def test_a_consumer_may_go_on_beside_its_successor(store: Store) -> None:
+    accept(store, 1)
+    (kept,) = store.samples.claim(MODEL, "a", 1, 0)
+    assert store.samples.release(MODEL, "a", [kept.entry_id], "a/old") == 0
+    assert store.samples.reclaim(MODEL, "a") == []
+    store.samples.complete(kept, done(kept.op, b"old"), result_ttl_s=60)
+    assert store.futures.get(kept.op.request_id)[1] == b"old"
+
+
+def test_handing_back_wakes_one_that_waits(store: Store) -> None:
+    accept(store, 1)
+    store.samples.claim(MODEL, "a", 5, 0)
+    store.samples.claim(MODEL, "b", 5, 1)  # it has seen the wake-up of the acceptance
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(store.samples.claim, MODEL, "b", 5, 10_000)
+        assert store.samples.release(MODEL, "a", [], "a") == 1
+        assert [c.op for c in waiting.result(5)] == [sample(1)]
+
+
+def test_deaths_are_remembered_over_a_hand_back(store: Store) -> None:
+    """Else an operation that kills samplers would be fresh after each graceful stop."""
+    accept(store, 1)
+    store.samples.claim(MODEL, "a", 5, 0)
+    (second,) = store.samples.reclaim(MODEL, "a")
+    assert second.deliveries == 2
+    assert store.samples.release(MODEL, "a", [], "a") == 1
+    (again,) = store.samples.reclaim(MODEL, "b")
+    assert (again.op, again.deliveries) == (sample(1), 2)
+    # One that no sampler died with begins anew.
+    accept(store, 2)
+    store.samples.claim(MODEL, "a", 5, 0)
+    store.samples.release(MODEL, "a", [], "a")
+    assert [c.deliveries for c in store.samples.claim(MODEL, "b", 5, 0)] == [1]
+
+
 def _silent_for(client: Redis, consumer: str) -> float:
     last = client.zscore(f"tuft:sample-consumers:{MODEL}", consumer)
     seconds, _ = client.time()
