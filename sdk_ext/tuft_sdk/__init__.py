@@ -1,8 +1,8 @@
 """`tuft_sdk` extends the Tinker SDK for pipelines of stateless steps.
 
 `connect()` gives a client from the environment; `TuftClient.attach` continues a training run
-that another process made; `AttachedRun.execute_once` executes a step at most once; tokenizers
-come from the service.
+that another process made; `TuftClient.execute_once` executes a step of a run at most once;
+tokenizers come from the service.
 """
 
 from tuft_sdk.client import TuftClient, connect
@@ -17,12 +17,13 @@ from tuft_sdk.errors import (
     Transient,
     translated,
 )
-from tuft_sdk.ledger import Finished, Fresh, Resubmit, StepLedger, StepState
+from tuft_sdk.ledger import Attempt, Finished, Fresh, Resubmit, StepLedger, StepState
 from tuft_sdk.paths import checkpoint_path, sampler_path
 from tuft_sdk.runs import AttachedRun
 
 __all__ = [
     "AttachedRun",
+    "Attempt",
     "ConfigurationError",
     "Finished",
     "Fresh",

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import uuid
+from collections.abc import Callable
 from functools import cached_property
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -16,6 +18,8 @@ from tuft_sdk.tokenizers import fetch_tokenizer, load_tokenizer
 if TYPE_CHECKING:
     import tinker
     from transformers import PreTrainedTokenizerBase
+
+    from tuft_sdk.plans import Plan
 
 
 def connect(
@@ -121,10 +125,38 @@ class TuftClient:
         Raises:
             NotThere: no such run, or not yours.
         """
+        # Named, so that a try that was held up on its way can't take the run again, after us.
         answer: dict[str, Any] = self.extension.request(
-            "POST", f"tuft/runs/{run_id}/attach", json={}
+            "POST", f"tuft/runs/{run_id}/attach", json={"writer": uuid.uuid4().hex}
         ).json()
         return AttachedRun(self.base_url, self._api_key, answer, deadline_s=self._deadline_s)
+
+    def execute_once(
+        self,
+        run_id: str,
+        step_key: str,
+        build: Callable[[AttachedRun], Plan],
+        conclude: Callable[[Plan, list[Any]], str],
+        *,
+        timeout_s: float | None = None,
+    ) -> str:
+        """Execute a step of a run at most once; see `AttachedRun.execute_once`.
+
+        A step that is finished already gives its result, and takes the run from nobody.
+
+        Raises:
+            NotThere: no such run, or not yours. Else as `AttachedRun.execute_once`.
+        """
+        result = StepLedger(self.extension, run_id).result_of(step_key)
+        if result is not None:
+            return result
+        attached = self.attach(run_id)
+        try:
+            return attached.execute_once(
+                step_key, lambda: build(attached), conclude, timeout_s=timeout_s
+            )
+        finally:
+            attached.close()
 
     def close(self) -> None:
         self.extension.close()

@@ -7,7 +7,8 @@ execution is told either the result, or what to submit again, under the same seq
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from tuft_sdk.extension import ExtensionClient
@@ -23,11 +24,23 @@ class Finished:
 
 
 @dataclass(frozen=True)
+class Attempt:
+    """Operations of a plan, from number `first_operation` on, submitted from `first_seq_id` on."""
+
+    first_operation: int
+    first_seq_id: int
+
+
+@dataclass(frozen=True)
 class Resubmit:
-    """An execution recorded `plan` and may have submitted some of it, from `first_seq_id` on."""
+    """Executions recorded `plan` and `attempts` at it, and may have submitted some of it.
+
+    `overtaken_at`: from this seq_id on another step submitted since the newest attempt began.
+    """
 
     plan: bytes
-    first_seq_id: int
+    attempts: tuple[Attempt, ...]
+    overtaken_at: int | None = None
 
 
 @dataclass(frozen=True)
@@ -51,6 +64,11 @@ class StepLedger:
         self._scope = scope
         self._writer_epoch = writer_epoch
 
+    def result_of(self, step_key: str) -> str | None:
+        """The result of a finished step, else None. Nobody has to be attached to look."""
+        entry = self._extension.request("GET", "tuft/steps", params=self._address(step_key))
+        return _result_of(entry.json()["entry"])
+
     def begin_step(self, step_key: str, *, first_seq_id: int | None = None) -> StepState:
         """Begin the step, or learn how far it got.
 
@@ -61,14 +79,18 @@ class StepLedger:
         if first_seq_id is not None:
             body["first_seq_id"] = first_seq_id
         entry = self._extension.request("POST", "tuft/steps/begin", json=body).json()["entry"]
-        if entry["state"] == "finished":
-            return Finished(result=entry.get("result") or "")
-        if entry.get("plan_object"):
-            plan = self._extension.request(
-                "GET", "tuft/steps/plan", params=self._address(step_key)
-            ).content
-            return Resubmit(plan=plan, first_seq_id=entry["first_seq_id"])
-        return Fresh()
+        result = _result_of(entry)
+        if result is not None:
+            return Finished(result=result)
+        if not entry.get("plan_object"):
+            return Fresh()
+        plan = self._extension.request("GET", "tuft/steps/plan", params=self._address(step_key))
+        later = (Attempt(**attempt) for attempt in entry["attempts"])
+        return Resubmit(
+            plan=plan.content,
+            attempts=(Attempt(0, entry["first_seq_id"]), *later),
+            overtaken_at=entry["overtaken_at"],
+        )
 
     def record_plan(self, step_key: str, plan: bytes, *, first_seq_id: int) -> None:
         """Record what is going to be submitted, before any of it is. The first plan stays.
@@ -85,6 +107,15 @@ class StepLedger:
             headers={"Content-Type": "application/octet-stream"},
         )
 
+    def record_attempt(self, step_key: str, number: int, attempt: Attempt) -> None:
+        """Record attempt `number` (the plan's own is 0), before any of it is submitted.
+
+        Raises:
+            LeaseLost: a newer writer attached to the run.
+        """
+        body = {**self._body(step_key), "number": number, **asdict(attempt)}
+        self._extension.request("POST", "tuft/steps/attempt", json=body)
+
     def finish(self, step_key: str, result: str) -> str:
         """Record the result. Returns the recorded one: the first execution's."""
         body = {**self._body(step_key), "result": result}
@@ -100,3 +131,9 @@ class StepLedger:
         if self._writer_epoch is not None:
             body["writer_epoch"] = self._writer_epoch
         return body
+
+
+def _result_of(entry: Mapping[str, Any] | None) -> str | None:
+    if entry is None or entry["state"] != "finished":
+        return None
+    return str(entry["result"] or "")

@@ -63,14 +63,14 @@ class Plan:
     operations: Sequence[Operation]
     notes: Mapping[str, Any] = field(default_factory=dict)
 
-    def stages(self) -> list[list[Operation]]:
-        """The operations in groups that are submitted together.
+    def stages(self, first: int = 0, end: int | None = None) -> list[list[Operation]]:
+        """The operations from `first` to before `end`, in groups that are submitted together.
 
         Gradients and the optimizer step that uses them are one stage; each save waits for what
         is before it, so that a failed update is never published under a name.
         """
         stages: list[list[Operation]] = [[]]
-        for operation in self.operations:
+        for operation in self.operations[first:end]:
             if isinstance(operation, SaveForSampler | SaveState) and stages[-1]:
                 stages.append([])
             stages[-1].append(operation)

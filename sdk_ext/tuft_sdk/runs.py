@@ -7,9 +7,16 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from tuft_sdk.errors import ConfigurationError, OperationFailed, ResultExpired, translated
+from tuft_sdk.errors import (
+    ConfigurationError,
+    LeaseLost,
+    NotThere,
+    OperationFailed,
+    ResultExpired,
+    translated,
+)
 from tuft_sdk.extension import STEP_KEY_HEADER, WRITER_EPOCH_HEADER, ExtensionClient
-from tuft_sdk.ledger import Finished, Fresh, Resubmit, StepLedger, StepState
+from tuft_sdk.ledger import Attempt, Finished, Fresh, Resubmit, StepLedger
 
 if TYPE_CHECKING:
     import tinker
@@ -100,26 +107,56 @@ class AttachedRun:
         the operation was executed so long ago that its result has expired. `timeout_s` bounds
         the wait for each stage of the plan.
 
-        Where the service fails an operation through no fault of the request, the part of the
-        plan that was not executed is recorded as another attempt, so that a retry executes
-        just that.
+        Where the service fails an operation through no fault of the request, another attempt
+        at the part of the plan that was not executed is recorded, which a retry makes. So it is
+        where another step went on with the run before this one, which had died, was retried.
+
+        Where another process attaches in the middle and finishes the step, this is its result.
 
         Raises:
             LeaseLost: a newer writer attached. Transient: try again. Rejected: never.
         """
+        self._sign(step_key)
+        try:
+            return self._execute_once(step_key, build, conclude, timeout_s)
+        except (LeaseLost, NotThere) as error:
+            # To us, who are late, the plan of a step that another one finished is not there.
+            result = self.ledger.result_of(step_key)
+            if result is not None:
+                return result
+            if isinstance(error, LeaseLost):
+                raise self._lost(step_key, error) from error
+            raise
+
+    def _execute_once(
+        self,
+        step_key: str,
+        build: Callable[[], Plan],
+        conclude: Callable[[Plan, list[Any]], str],
+        timeout_s: float | None,
+    ) -> str:
         from tuft_sdk.plans import Plan
 
-        self._sign(step_key)
-        attempt, state = self._newest_attempt(step_key)
+        state = self.ledger.begin_step(step_key, first_seq_id=self.next_seq_id)
         match state:
             case Finished():
                 return state.result
             case Resubmit():
-                plan, first_seq_id = Plan.decode(state.plan), state.first_seq_id
+                plan = Plan.decode(state.plan)
+                attempts = self._attempts(step_key, plan, state)
             case Fresh():
-                plan, first_seq_id = build(), self.next_seq_id
-                self.ledger.record_plan(step_key, plan.encode(), first_seq_id=first_seq_id)
-        results = self._execute(plan, first_seq_id, timeout_s, _attempt_key(step_key, attempt + 1))
+                plan, attempts = build(), [Attempt(0, self.next_seq_id)]
+                self.ledger.record_plan(step_key, plan.encode(), first_seq_id=self.next_seq_id)
+        results: list[Any] = []
+        for number, attempt in enumerate(attempts):
+            # What a later attempt begins with was not executed by this one.
+            end = min(
+                (later.first_operation for later in attempts[number + 1 :]),
+                default=len(plan.operations),
+            )
+            stages = plan.stages(attempt.first_operation, end)
+            if stages:
+                results += self._attempt(step_key, attempts, number, stages, timeout_s)
         return self.ledger.finish(step_key, conclude(plan, results))
 
     def _sign(self, step_key: str) -> None:
@@ -131,38 +168,53 @@ class AttachedRun:
         if "service" not in self.__dict__:
             self._headers[STEP_KEY_HEADER] = step_key
 
-    def _newest_attempt(self, step_key: str) -> tuple[int, StepState]:
-        """Number and state of the step's newest attempt: there is one after each failed one."""
-        attempt, state = 0, self.ledger.begin_step(step_key, first_seq_id=self.next_seq_id)
-        while isinstance(state, Resubmit):
-            newer = self.ledger.begin_step(_attempt_key(step_key, attempt + 1))
-            if not isinstance(newer, Resubmit):
-                break
-            attempt, state = attempt + 1, newer
-        return attempt, state
+    def _attempts(self, step_key: str, plan: Plan, state: Resubmit) -> list[Attempt]:
+        """The attempts so far, and a new one where another step took the newest one's place."""
+        attempts, newest = list(state.attempts), state.attempts[-1]
+        if state.overtaken_at is None:
+            return attempts
+        # Each is journalled before the next is sent, and clearing the gradients came first.
+        submitted = max(0, state.overtaken_at - newest.first_seq_id - 1)
+        reached = newest.first_operation
+        for stage in plan.stages(reached):
+            if reached + len(stage) > newest.first_operation + submitted:
+                attempt = Attempt(reached, self.next_seq_id)
+                self.ledger.record_attempt(step_key, len(attempts), attempt)
+                return [*attempts, attempt]
+            reached += len(stage)
+        return attempts
 
-    def _execute(
-        self, plan: Plan, first_seq_id: int, timeout_s: float | None, next_attempt: str
+    def _attempt(
+        self,
+        step_key: str,
+        attempts: Sequence[Attempt],
+        number: int,
+        stages: Sequence[Sequence[Operation]],
+        timeout_s: float | None,
     ) -> list[Any]:
-        from tuft_sdk.plans import Plan
-
-        client = self.begin_plan(first_seq_id, next_attempt)
+        attempt = attempts[number]
+        client = self.begin_plan(attempt.first_seq_id, f"{step_key}#{number + 1}")
         results: list[Any] = []
-        stages = plan.stages()
-        for index, stage in enumerate(stages):
+        for stage in stages:
             try:
                 results += run_stage(client, stage, timeout_s)
             except OperationFailed:
-                left = [operation for later in stages[index:] for operation in later]
-                sent = 1 + sum(len(earlier) for earlier in stages[: index + 1])
-                self.ledger.begin_step(next_attempt)
-                self.ledger.record_plan(
-                    next_attempt,
-                    Plan(operations=left, notes=plan.notes).encode(),
-                    first_seq_id=max(first_seq_id + sent, self.next_seq_id),
+                taken = attempt.first_seq_id + 1 + len(results) + len(stage)
+                again = Attempt(
+                    attempt.first_operation + len(results), max(taken, self.next_seq_id)
                 )
+                self.ledger.record_attempt(step_key, len(attempts), again)
                 raise
         return results
+
+    def _lost(self, step_key: str, error: LeaseLost) -> LeaseLost:
+        return LeaseLost(
+            f"lease lost: another process attached to training run {self.run_id} and is its only "
+            f"writer now; step {step_key!r} was not finished. If that process executes the same "
+            "step, the step has its result when it is done, also for a retry of this one "
+            f"({error.message})",
+            code=error.code,
+        )
 
     def begin_plan(self, seq_id: int, key: str) -> tinker.TrainingClient:
         """Clear the run's gradients under `seq_id`; the client for the operations after it.
@@ -176,11 +228,6 @@ class AttachedRun:
             json={"seq_id": seq_id, "step_key": key},
         )
         return self.training_from(seq_id + 1)
-
-
-def _attempt_key(step_key: str, attempt: int) -> str:
-    """Attempt 0 is the step itself."""
-    return f"{step_key}#{attempt}"
 
 
 def run_stage(

@@ -149,7 +149,8 @@ def test_a_save_that_found_no_room_is_made_alone_by_the_retry(
     played.fails[4] = "server"
     with pytest.raises(tuft_sdk.OperationFailed, match="no room"):
         _once(tuft, run_id)
-    assert _once(tuft, run_id, _must_not_build) == "['SaveForSampler'] [False] 7"
+    result = "['ForwardBackward', 'OptimStep', 'SaveForSampler'] [False, False, False] 7"
+    assert _once(tuft, run_id, _must_not_build) == result
     assert [kind for _, kind in played.done] == [
         "create_model",
         "clear_gradients",
@@ -159,7 +160,7 @@ def test_a_save_that_found_no_room_is_made_alone_by_the_retry(
         "save_weights_for_sampler",
     ]
     assert played.done[-1][0] == 6
-    assert _once(tuft, run_id, _must_not_build) == "['SaveForSampler'] [False] 7"
+    assert _once(tuft, run_id, _must_not_build) == result
 
 
 def test_an_update_that_failed_is_made_anew_by_the_retry(
@@ -241,3 +242,94 @@ def test_step_keys_are_plain_text(
     with pytest.raises(tuft_sdk.ConfigurationError, match="1 to 500 printable"):
         run.execute_once(step_key, _must_not_build, _conclude)
     run.close()
+
+
+def test_a_finished_step_gives_its_result_and_takes_the_run_from_nobody(
+    played: Played, run_id: str, tuft: tuft_sdk.TuftClient
+) -> None:
+    result = tuft.execute_once(run_id, "s", lambda _run: _plan(), _conclude, timeout_s=20)
+    at_work = tuft.attach(run_id)
+    again = tuft.execute_once(run_id, "s", lambda _run: _must_not_build(), _conclude)
+    assert again == result
+    assert at_work.execute_once("t", _plan, _conclude, timeout_s=20) == result
+    at_work.close()
+    with pytest.raises(tuft_sdk.NotThere):
+        tuft.execute_once("nobody:train:0", "s", lambda _run: _must_not_build(), _conclude)
+
+
+@pytest.mark.parametrize("finished", [True, False])
+@pytest.mark.parametrize("late", ["build", "conclude"])
+def test_the_late_one_of_two_gets_the_result_or_has_lost_the_lease(
+    late: str, finished: bool, played: Played, run_id: str, tuft: tuft_sdk.TuftClient
+) -> None:
+    """Another copy attaches while the first one makes its plan, or its result."""
+
+    def other() -> None:
+        if finished:
+            results.append(_once(tuft, run_id))
+        else:
+            tuft.attach(run_id).close()
+
+    def build() -> Plan:
+        if late == "build":
+            other()
+        return _plan()
+
+    def conclude(plan: Plan, values: list[Any]) -> str:
+        if late == "conclude":
+            other()
+        return "of the late one " + _conclude(plan, values)
+
+    results: list[str] = []
+    run = tuft.attach(run_id)
+    if finished:
+        assert [run.execute_once("s", build, conclude, timeout_s=20)] == results
+    else:
+        with pytest.raises(tuft_sdk.LeaseLost, match="lease lost: another process attached"):
+            run.execute_once("s", build, conclude, timeout_s=20)
+    run.close()
+    assert [kind for _, kind in played.done].count("optim_step") == (finished or late != "build")
+
+
+@pytest.mark.parametrize("sent", [None, 0, 1, 2, 3])
+def test_a_step_that_was_overtaken_does_what_is_left_of_it(
+    sent: int | None, played: Played, run_id: str, tuft: tuft_sdk.TuftClient
+) -> None:
+    """It died after `sent` operations (None: after its plan); another step then used the run."""
+    died = tuft.attach(run_id)
+    died.ledger.begin_step("s")
+    died.ledger.record_plan("s", _plan().encode(), first_seq_id=1)
+    if sent is not None:
+        run_stage(died.begin_plan(1, "s#1"), _plan().operations[:sent], 20)
+    died.close()
+    assert tuft.execute_once(run_id, "t", lambda _run: _plan(), _conclude, timeout_s=20)
+    others = len(played.done)
+    result = _once(tuft, run_id, _must_not_build)
+    assert result == "['ForwardBackward', 'OptimStep', 'SaveForSampler'] [False, False, False] 7"
+    kinds = [kind for _, kind in played.done]
+    assert kinds.count("optim_step") == kinds.count("save_weights_for_sampler") == 2
+    # Gradients that the other step cleared are computed again.
+    left = {2: kinds[-1:], 3: []}.get(sent or 0, ["forward_backward", "optim_step", kinds[-1]])
+    assert kinds[others:] == (["clear_gradients", *left] if left else [])
+    assert _once(tuft, run_id, _must_not_build) == result
+    assert [seq_id for seq_id, _ in played.done] == list(range(len(played.done)))
+
+
+def test_a_step_that_two_overtook_and_that_failed_meanwhile(
+    played: Played, run_id: str, tuft: tuft_sdk.TuftClient
+) -> None:
+    """Its save was never sent, and the retry learns that its update had failed as well."""
+    died = tuft.attach(run_id)
+    died.ledger.begin_step("s")
+    died.ledger.record_plan("s", _plan().encode(), first_seq_id=1)
+    played.fails.update({2: "server", 3: "user"})
+    with pytest.raises(tuft_sdk.OperationFailed):
+        run_stage(died.begin_plan(1, "s#1"), _plan().operations[:2], 20)
+    died.close()
+    for key in ("t", "u"):
+        assert tuft.execute_once(run_id, key, lambda _run: _plan(), _conclude, timeout_s=20)
+    with pytest.raises(tuft_sdk.OperationFailed):
+        _once(tuft, run_id, _must_not_build)
+    assert _once(tuft, run_id, _must_not_build)
+    kinds = [kind for _, kind in played.done]
+    assert kinds.count("optim_step") == kinds.count("save_weights_for_sampler") == 3

@@ -1,7 +1,7 @@
 """start_run: a new training run, and its policy before any update.
 
-Under a step key it is idempotent: the ledger keeps which run an execution was about to make, so
-that a retry goes on with that run instead of making a second one.
+Under a step key it is idempotent: the ledger keeps which run an execution was about to make, and
+a retry makes that one, or finds it made. There is never a second run for one step key.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ from tuft_components.errors import BadConfiguration
 from tuft_components.policy_names import policy_name
 from tuft_components.service import connect
 from tuft_components.steps import Contract, Locations, NoInputs, Step, TimeoutS
+
+_FIRST_OF_SESSION = ":train:0"
 
 
 class StartRunParams(Contract):
@@ -48,45 +50,52 @@ def run(params: StartRunParams, inputs: NoInputs, locations: Locations) -> Start
     del inputs, locations  # it reads none, and its outputs are values
     with connect(params.timeout_s) as client:
         if not params.step_key:
-            return _first_policy(client, _create(client, params), params)
+            return _start(client, _new_run_id(client), params)
         state = client.ledger.begin_step(params.step_key)
-        match state:
-            case tuft_sdk.Finished():
-                return StartRunOutputs.model_validate_json(state.result)
-            case tuft_sdk.Resubmit() if client.run_exists(run_id := json.loads(state.plan)):
-                outputs = _first_policy(client, run_id, params)
-            case _:
-                outputs = _first_policy(client, _create(client, params), params)
+        if isinstance(state, tuft_sdk.Fresh):
+            plan = json.dumps(_new_run_id(client)).encode()
+            client.ledger.record_plan(params.step_key, plan, first_seq_id=0)
+            # Another execution may have recorded one meanwhile; then both make the same run.
+            state = client.ledger.begin_step(params.step_key)
+        if isinstance(state, tuft_sdk.Finished):
+            return StartRunOutputs.model_validate_json(state.result)
+        assert isinstance(state, tuft_sdk.Resubmit), "its plan was recorded"
+        outputs = _start(client, json.loads(state.plan), params)
         recorded = client.ledger.finish(params.step_key, outputs.model_dump_json())
         return StartRunOutputs.model_validate_json(recorded)
 
 
-def _create(client: tuft_sdk.TuftClient, params: StartRunParams) -> str:
-    """Make a run, after the ledger knows its id; returns the id.
+def _new_run_id(client: tuft_sdk.TuftClient) -> str:
+    """The id of a run that is not made yet: the first one of a session that is ours alone."""
+    return f"{client.service.holder.get_session_id()}{_FIRST_OF_SESSION}"
 
-    Where another execution's plan is in the ledger already (which died before it made its run,
-    or is at work now), that one stays; whoever finishes first has made the step's run.
-    """
-    base_model = params.base_model
-    if not base_model:
-        models = client.models()
-        if not models:
-            raise BadConfiguration("the service serves no model; set base_model when it does")
-        base_model = models[0]
-    with tuft_sdk.translated():
-        # The SDK numbers the runs of a session from 0; this session is ours alone.
-        run_id = f"{client.service.holder.get_session_id()}:train:0"
-        if params.step_key:
-            client.ledger.record_plan(params.step_key, json.dumps(run_id).encode(), first_seq_id=0)
-        training = client.service.create_lora_training_client(
-            base_model=base_model,
-            rank=params.lora_rank,
-            seed=params.seed,
-            train_attn=params.train_attn,
-            train_mlp=params.train_mlp,
-            train_unembed=params.train_unembed,
-        ).result(timeout=params.timeout_s)
-    return str(training.model_id)
+
+def _start(client: tuft_sdk.TuftClient, run_id: str, params: StartRunParams) -> StartRunOutputs:
+    """Make the run where it was not made yet, and its first policy."""
+    if not client.run_exists(run_id):
+        base_model = params.base_model
+        if not base_model:
+            models = client.models()
+            if not models:
+                raise BadConfiguration("the service serves no model; set base_model when it does")
+            base_model = models[0]
+        # Not through the SDK, whose client makes runs of its own session only. However often
+        # this is sent, there is one run of that session and number.
+        request = {
+            "session_id": run_id.removesuffix(_FIRST_OF_SESSION),
+            "model_seq_id": 0,
+            "base_model": base_model,
+            "lora_config": {
+                "rank": params.lora_rank,
+                "seed": params.seed,
+                "train_attn": params.train_attn,
+                "train_mlp": params.train_mlp,
+                "train_unembed": params.train_unembed,
+            },
+            "type": "create_model",
+        }
+        client.extension.request("POST", "create_model", json=request)
+    return _first_policy(client, run_id, params)
 
 
 def _first_policy(
@@ -94,17 +103,14 @@ def _first_policy(
 ) -> StartRunOutputs:
     from tuft_sdk.plans import Plan, SaveForSampler
 
-    attached = client.attach(run_id)
-    try:
-        name = policy_name(0)
-        attached.execute_once(
-            "start_run",
-            build=lambda: Plan([SaveForSampler(name)]),
-            conclude=lambda _plan, _results: "{}",
-            timeout_s=params.timeout_s,
-        )
-    finally:
-        attached.close()
+    name = policy_name(0)
+    client.execute_once(
+        run_id,
+        "start_run",
+        build=lambda _attached: Plan([SaveForSampler(name)]),
+        conclude=lambda _plan, _results: "{}",
+        timeout_s=params.timeout_s,
+    )
     return StartRunOutputs(run_id=run_id, policy=tuft_sdk.sampler_path(run_id, name))
 
 

@@ -1,7 +1,8 @@
 """update: one optimizer step of a training run on a batch, exactly once.
 
-The step is known by its step key within the run. Its first execution records what it submits;
-another execution returns the recorded result, or submits the same again under the same seq_ids.
+The step is known by its step key within the run. Its first execution records what it submits.
+Another execution returns the result if there is one, and does not touch the run; else it becomes
+the run's writer, and submits what was recorded again under the same seq_ids.
 """
 
 from __future__ import annotations
@@ -72,16 +73,13 @@ def run(params: UpdateParams, inputs: UpdateInputs, locations: Locations) -> Upd
     del locations  # its outputs are values
     rows = read_batch(inputs.batch.uri)
     with connect(params.timeout_s) as client:
-        attached = client.attach(params.run_id)
-        try:
-            result = attached.execute_once(
-                params.step_key or f"update/{params.iteration}",
-                build=lambda: _plan(params, rows, attached),
-                conclude=lambda plan, results: _outputs(params, plan, results).model_dump_json(),
-                timeout_s=params.timeout_s,
-            )
-        finally:
-            attached.close()
+        result = client.execute_once(
+            params.run_id,
+            params.step_key or f"update/{params.iteration}",
+            build=lambda attached: _plan(params, rows, attached),
+            conclude=lambda plan, results: _outputs(params, plan, results).model_dump_json(),
+            timeout_s=params.timeout_s,
+        )
     return UpdateOutputs.model_validate_json(result)
 
 
