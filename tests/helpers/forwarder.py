@@ -12,6 +12,8 @@ class Forwarder:
     """Forwards connections of `port` to `target` (host:port) on 127.0.0.1.
 
     `cut_replies_after` bytes of a connection's replies, it is closed (None: never).
+    `lose_reply_to`: the next request that has these bytes gets to the server, and its
+    connection is closed when the answer comes.
     """
 
     def __init__(self, target: str, port: int) -> None:
@@ -20,6 +22,7 @@ class Forwarder:
         self._listener = socket.create_server(("127.0.0.1", port))
         self._open: list[socket.socket] = [self._listener]
         self.cut_replies_after: int | None = None
+        self.lose_reply_to: bytes | None = None
 
     def serve(self) -> None:
         """Accept until the listener is closed."""
@@ -29,8 +32,28 @@ class Forwarder:
                 server = socket.create_connection(self._target)
                 self._open += [client, server]
                 limit = self.cut_replies_after
-                for arguments in ((client, server, None), (server, client, limit)):
-                    threading.Thread(target=_pump, args=arguments, daemon=True).start()
+                lost = threading.Event()
+                threading.Thread(
+                    target=self._pump_requests, args=(client, server, lost), daemon=True
+                ).start()
+                threading.Thread(
+                    target=_pump_replies, args=(server, client, limit, lost), daemon=True
+                ).start()
+
+    def _pump_requests(
+        self, client: socket.socket, server: socket.socket, lost: threading.Event
+    ) -> None:
+        with suppress(OSError):
+            while data := client.recv(65536):
+                if self.lose_reply_to is not None and self.lose_reply_to in data:
+                    self.lose_reply_to = None
+                    lost.set()
+                server.sendall(data)
+        _shut(client, server)
+
+    def cut(self) -> None:
+        """Close all connections; new ones are forwarded again."""
+        _shut(*self._open[1:])
 
     def close(self) -> None:
         for item in self._open:
@@ -52,15 +75,21 @@ def forwarding(target: str, port: int) -> Iterator[Forwarder]:
         thread.join(timeout=5)
 
 
-def _pump(source: socket.socket, sink: socket.socket, limit: int | None) -> None:
+def _pump_replies(
+    server: socket.socket, client: socket.socket, limit: int | None, lost: threading.Event
+) -> None:
     passed = 0
     with suppress(OSError):
-        while data := source.recv(65536):
+        while (data := server.recv(65536)) and not lost.is_set():
             if limit is not None and passed + len(data) > limit:
-                sink.sendall(data[: limit - passed])
+                client.sendall(data[: limit - passed])
                 break
-            sink.sendall(data)
+            client.sendall(data)
             passed += len(data)
-    for item in (source, sink):
+    _shut(server, client)
+
+
+def _shut(*sockets: socket.socket) -> None:
+    for item in sockets:
         with suppress(OSError):
             item.shutdown(socket.SHUT_RDWR)

@@ -32,6 +32,10 @@ class Observed:
         self._before("get", key)
         return self._objects.get(key)
 
+    def get_file(self, key: str, path: Path) -> None:
+        self._before("get_file", key)
+        self._objects.get_file(key, path)
+
     def exists(self, key: str) -> bool:
         self._before("exists", key)
         return self._objects.exists(key)
@@ -48,6 +52,10 @@ class Observed:
         # One by one, so that a test can stop in the middle.
         for info in list(self._objects.list(prefix)):
             self.delete(info.key)
+
+    def sweep(self, before: float) -> int:
+        self._before("sweep", "")
+        return self._objects.sweep(before)
 
 
 class Crash(BaseException):

@@ -10,10 +10,11 @@ from typing import Protocol
 
 @dataclass(frozen=True)
 class ObjectInfo:
-    """`size` in bytes."""
+    """`size` in bytes; `changed_at` in seconds since the epoch, by the store's clock."""
 
     key: str
     size: int
+    changed_at: float
 
 
 class ObjectStore(Protocol):
@@ -40,6 +41,13 @@ class ObjectStore(Protocol):
     def get(self, key: str) -> bytes:
         """The whole object. Raises NotFound."""
 
+    def get_file(self, key: str, path: Path) -> None:
+        """Write the object to a file, without holding it in memory.
+
+        The file is there as a whole or not at all. Raises NotFound; StorageFull where this
+        machine's disk has no room.
+        """
+
     def exists(self, key: str) -> bool:
         """Whether there is an object under this key."""
 
@@ -54,3 +62,7 @@ class ObjectStore(Protocol):
 
     def delete_prefix(self, prefix: str) -> None:
         """Remove all objects under a folder, which must not be ""."""
+
+    def sweep(self, before: float) -> int:
+        """Remove what puts that never ended have left, where they began before a time (seconds
+        since the epoch). They are no objects and in no listing. Returns how many there were."""

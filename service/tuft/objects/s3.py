@@ -9,11 +9,12 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
+from xml.etree.ElementTree import ParseError
 
-import certifi
 import urllib3
 from minio import Minio
 from minio.credentials.providers import (
@@ -31,14 +32,13 @@ from tuft.config import ObjectStoreConfig
 from tuft.errors import ConfigError
 from tuft.objects.base import ObjectInfo
 from tuft.objects.keys import check_key, check_prefix
+from tuft.objects.s3_download import download
 from tuft.objects.s3_errors import translated
+from tuft.objects.s3_http import connections
+from tuft.objects.s3_upload import PART_BYTES, upload_in_parts
 
-# Short, since callers hold requests open: the client of the service retries, not we.
-_CONNECT_TIMEOUT_S = 3.0
-_READ_TIMEOUT_S = 60.0
-_RETRIES = 2
-# Objects over this size are uploaded in parts; each part is held in memory.
-_PART_BYTES = 64 * 1024 * 1024
+_UPLOADS_AT_ONCE = 1000
+_Uploads = list[tuple[str, str]]
 
 
 class S3Objects:
@@ -65,7 +65,7 @@ class S3Objects:
                 credentials=_credentials(config),
                 secure=config.secure,
                 region=config.region,
-                http_client=_http_pool(),
+                http_client=connections(),
             )
         except ValueError as error:
             raise ConfigError(f"object_store.endpoint {config.endpoint!r}: {error}") from error
@@ -91,14 +91,21 @@ class S3Objects:
 
     def get(self, key: str) -> bytes:
         name = self._name(key)
+        content = io.BytesIO()
         with self._translating(f"read {key!r}"):
-            response = self._client.get_object(self._bucket, name)
-            try:
-                data: bytes = response.read()
-            finally:
-                response.close()
-                response.release_conn()
-            return data
+            download(self._client, self._bucket, name, content)
+        return content.getvalue()
+
+    def get_file(self, key: str, path: Path) -> None:
+        name = self._name(key)
+        part = path.with_name(f".{uuid.uuid4().hex}.part")
+        try:
+            with self._translating(f"read {key!r} into {path}"):
+                with part.open("xb") as out:
+                    download(self._client, self._bucket, name, out)
+                part.replace(path)
+        finally:
+            part.unlink(missing_ok=True)
 
     def exists(self, key: str) -> bool:
         name = self._name(key)
@@ -130,13 +137,42 @@ class S3Objects:
             ):
                 raise MinioException(f"{failure.code}: {failure.message} ({failure.name})")
 
+    def sweep(self, before: float) -> int:
+        with self._translating("give up old uploads"):
+            uploads = self._old_uploads(before)
+            for name, upload_id in uploads:
+                try:
+                    self._client._abort_multipart_upload(self._bucket, name, upload_id)
+                except S3Error as error:
+                    if error.code != "NoSuchUpload":
+                        raise
+        return len(uploads)
+
+    def _old_uploads(self, before: float) -> _Uploads:
+        """Names and upload ids; a thousand at most."""
+        found = self._client._list_multipart_uploads(
+            self._bucket, prefix=self._prefix, max_uploads=_UPLOADS_AT_ONCE
+        )
+        return [
+            (upload.object_name, upload.upload_id)
+            for upload in found.uploads
+            # Servers may take the prefix for a hint.
+            if upload.object_name.startswith(self._prefix)
+            and upload.upload_id is not None
+            and upload.initiated_time is not None
+            and upload.initiated_time.timestamp() < before
+        ]
+
     def _name(self, key: str) -> str:
         return self._prefix + check_key(key)
 
     def _upload(self, key: str, source: BinaryIO, size: int) -> None:
         name = self._name(key)
         with self._translating(f"write {key!r}"):
-            self._client.put_object(self._bucket, name, source, size, part_size=_PART_BYTES)
+            if size > PART_BYTES:
+                upload_in_parts(self._client, self._bucket, name, source, size)
+            else:
+                self._client.put_object(self._bucket, name, source, size)
 
     def _list(self, folder: str) -> Iterator[ObjectInfo]:
         with self._translating(f"list {folder!r}"):
@@ -144,14 +180,26 @@ class S3Objects:
                 self._bucket, prefix=self._prefix + folder, recursive=True
             ):
                 if not item.is_dir and item.object_name is not None:
-                    yield ObjectInfo(item.object_name.removeprefix(self._prefix), item.size or 0)
+                    changed = item.last_modified
+                    yield ObjectInfo(
+                        item.object_name.removeprefix(self._prefix),
+                        item.size or 0,
+                        0.0 if changed is None else changed.timestamp(),
+                    )
 
     @contextlib.contextmanager
     def _translating(self, what: str) -> Iterator[None]:
         try:
             self._ensure_bucket()
             yield
-        except (MinioException, urllib3.exceptions.HTTPError, OSError) as error:
+        except (
+            MinioException,
+            urllib3.exceptions.HTTPError,
+            OSError,
+            # An answer that is no S3 server's.
+            ValueError,
+            ParseError,
+        ) as error:
             raise translated(error, what, self._where, self._bucket) from error
 
     def _ensure_bucket(self) -> None:
@@ -196,15 +244,3 @@ def _credentials(config: ObjectStoreConfig) -> Provider:
             "(or MINIO_ACCESS_KEY and MINIO_SECRET_KEY)"
         ) from error
     return provider
-
-
-def _http_pool() -> urllib3.PoolManager:
-    return urllib3.PoolManager(
-        timeout=urllib3.Timeout(connect=_CONNECT_TIMEOUT_S, read=_READ_TIMEOUT_S),
-        maxsize=16,
-        cert_reqs="CERT_REQUIRED",
-        ca_certs=os.environ.get("SSL_CERT_FILE") or certifi.where(),
-        retries=urllib3.Retry(
-            total=_RETRIES, backoff_factor=0.2, status_forcelist=[500, 502, 503, 504]
-        ),
-    )

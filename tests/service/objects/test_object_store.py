@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import threading
+import time
 from pathlib import Path
 
 import pytest
 
-from tuft.errors import InvalidRequest, NotFound
+from tuft.errors import InvalidRequest, NotFound, StorageFull
 from tuft.objects import ObjectStore
 
 
@@ -46,6 +47,42 @@ def test_put_file(object_store: ObjectStore, tmp_path: Path) -> None:
         object_store.put_file("files/x", source)
         assert object_store.get("files/x") == source.read_bytes()
         assert source.exists()
+
+
+def test_get_file(object_store: ObjectStore, tmp_path: Path) -> None:
+    target = tmp_path / "target"
+    for content in (b"", bytes(range(256)) * 12_000):
+        object_store.put("files/x", content)
+        object_store.get_file("files/x", target)
+        assert target.read_bytes() == content
+    for absent in ("files/y", "files"):
+        with pytest.raises(NotFound):
+            object_store.get_file(absent, target)
+    assert target.read_bytes() == content
+    assert [*target.parent.glob(".*.part")] == []
+
+
+def test_get_file_where_this_machine_has_no_room(
+    object_store: ObjectStore, small_disk: Path
+) -> None:
+    object_store.put("large", b"x" * 3_000_000)
+    with pytest.raises(StorageFull, match="no space left"):
+        object_store.get_file("large", small_disk / "target")
+    assert list(small_disk.iterdir()) == []
+
+
+def test_when_an_object_was_changed(object_store: ObjectStore) -> None:
+    began = time.time()
+    object_store.put("a", b"x")
+    (info,) = object_store.list("")
+    # Servers tell whole seconds.
+    assert began - 2 < info.changed_at < time.time() + 2
+
+
+def test_a_sweep_takes_no_object(object_store: ObjectStore) -> None:
+    object_store.put("a", b"x")
+    assert object_store.sweep(time.time() + 3600) == 0
+    assert object_store.get("a") == b"x"
 
 
 def test_an_object_larger_than_one_part(object_store: ObjectStore, tmp_path: Path) -> None:
