@@ -19,10 +19,15 @@ from tuft.environment import EX_CONFIG
 from tuft.errors import ConfigError, TuftError
 
 LOCAL_KEY = "tml-local-dev-key"
+# How soon a child that died is noticed.
+_LOOK_EVERY_S = 0.05
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point. Returns 0 after a requested stop, 78 for a wrong configuration, 1 else."""
+    words = sys.argv[1:] if argv is None else argv
+    if words[:1] == ["store"]:
+        return _store(words[1:])
     args = _parser().parse_args(argv)
     logging.basicConfig(
         level=args.log_level.upper(), format="%(asctime)s %(levelname)s %(message)s"
@@ -48,15 +53,27 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
 
 
+def _store(words: Sequence[str]) -> int:
+    try:
+        from tuft.store_tools import cli
+    except ModuleNotFoundError as error:
+        raise SystemExit(f"tuft: {_not_installed(error)}") from error
+    return cli.main(words)
+
+
+def _not_installed(error: ModuleNotFoundError) -> str:
+    return (
+        f"the service's packages are not installed ({error.name} is missing); "
+        "install them: pip install 'tuft-pipelines[service]'"
+    )
+
+
 def _serve(args: argparse.Namespace, stop: threading.Event) -> int:
     try:
         from tuft.supervisor import Supervisor
         from tuft.supervisor.tree import free_port
     except ModuleNotFoundError as error:
-        raise ConfigError(
-            f"the service's packages are not installed ({error.name} is missing); "
-            "install them: pip install 'tuft-pipelines[service]'"
-        ) from error
+        raise ConfigError(_not_installed(error)) from error
     config = (
         load_config(args.model_config)
         if args.model_config
@@ -74,12 +91,12 @@ def _serve(args: argparse.Namespace, stop: threading.Event) -> int:
     try:
         supervisor.start()
         print(_how_to_connect(supervisor.base_url, config), flush=True)
-        while not stop.wait(0.5):
+        while not stop.wait(_LOOK_EVERY_S):
             supervisor.run_once()
         return 0
     finally:
-        # A second Ctrl-C must not leave children behind.
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        # A second Ctrl-C ends the children at once, and leaves none behind.
+        signal.signal(signal.SIGINT, lambda *_: supervisor.hurry())
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         print("tuft: stopping", flush=True)
         supervisor.stop()
@@ -89,7 +106,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="tuft",
         description="A persistent, multi-tenant fine-tuning service that speaks the Tinker API.",
-        epilog="Without --model-config the demo model (SmolLM2-135M-Instruct) is served.",
+        epilog="Without --model-config the demo model (SmolLM2-135M-Instruct) is served. "
+        "`tuft store --help` tells how to look at a store, save it and read it back.",
     )
     parser.add_argument("--version", action="version", version=f"tuft {__version__}")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (%(default)s)")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import sys
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ import psutil
 import pytest
 
 from tests.waiting import wait_until
+from tuft.supervisor import child
 from tuft.supervisor.child import ChildGroup
 
 PRINT_AND_WAIT = "import os,signal; print(os.environ['MARK'], flush=True); signal.pause()"
@@ -55,6 +57,43 @@ def test_the_death_of_one_rank_restarts_the_group(groups: list[ChildGroup], log_
     # Both come back, with a fresh environment each, after the backoff.
     wait_until(lambda: group.keep_up() is None and log_file.read_text().count("start1") == 2, 10)
     assert not set(first) & {process.pid for process in group.processes}
+
+
+def test_one_that_had_started_is_started_again_at_once(
+    groups: list[ChildGroup], log_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    group = group_of(groups, PRINT_AND_WAIT, log_file, processes=2)
+    wait_until(lambda: log_file.read_text().count("start0") == 2, 10)
+    monkeypatch.setattr(child, "_STARTED_AFTER_S", 0.0)
+    first = [process.pid for process in group.processes]
+    os.kill(first[1], signal.SIGKILL)
+    wait_until(lambda: group.keep_up() == -signal.SIGKILL, 10)
+    # In the very call that saw the death; nobody waits for the other one either.
+    assert [process.poll() for process in group.processes] == [None, None]
+    assert not set(first) & {process.pid for process in group.processes}
+    wait_until(lambda: not psutil.pid_exists(first[0]), 10)
+
+
+def test_one_that_fails_at_its_start_waits_longer_each_time(
+    groups: list[ChildGroup], log_file: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    group = group_of(groups, "raise SystemExit(1)", log_file)
+    wait_until(lambda: group.keep_up() == 1 and group.deaths == 2, 20)
+    assert re.findall(r"started again (\S+ \S+)", caplog.text) == ["in 0.5", "in 1.0"]
+
+
+def test_a_group_that_can_not_be_started_now_is_tried_again(
+    groups: list[ChildGroup], log_file: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    group = group_of(groups, PRINT_AND_WAIT, log_file)
+    wait_until(lambda: "start0" in log_file.read_text(), 10)
+    group.processes[0].kill()
+    group.log_file = log_file.parent / "gone" / "child.log"
+    wait_until(lambda: group.keep_up() == -signal.SIGKILL, 10)
+    wait_until(lambda: group.keep_up() or "can't be started" in caplog.text, 10)
+    assert group.processes == []
+    group.log_file = log_file
+    wait_until(lambda: group.keep_up() is None and "start1" in log_file.read_text(), 10)
 
 
 def test_exit_codes_and_output_are_told(groups: list[ChildGroup], log_file: Path) -> None:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import socket
 from pathlib import Path
 
 from tuft.config import ServiceConfig
 from tuft.supervisor import Supervisor
 from tuft.supervisor.child import ChildGroup
-from tuft.supervisor.tree import free_port
 
 
 def test_replicas_have_names_and_gpus_of_their_own(tmp_path: Path) -> None:
@@ -20,10 +20,10 @@ def test_replicas_have_names_and_gpus_of_their_own(tmp_path: Path) -> None:
         }
     )
     supervisor = Supervisor(
-        config, checkpoint_dir=tmp_path, host="127.0.0.1", port=free_port(), log_dir=tmp_path
+        config, checkpoint_dir=tmp_path, host="127.0.0.1", port=8181, log_dir=tmp_path
     )
     groups: list[ChildGroup] = [
-        supervisor._sampler(tmp_path / "config.json", model, replica)
+        supervisor._sampler(tmp_path / "config.json", model, replica, "1")
         for model in config.supported_models
         for replica in range(config.sampler.replicas)
     ]
@@ -37,8 +37,11 @@ def test_replicas_have_names_and_gpus_of_their_own(tmp_path: Path) -> None:
     envs = [group.envs()[0] for group in groups]
     assert [env["CUDA_VISIBLE_DEVICES"] for env in envs] == ["0,1", "2,3", "4,5", "6,7"]
     assert {env["OMP_NUM_THREADS"] for env in envs} == {"3"}
-    # The first keeps the name that a single sampler has.
-    names = [env.get("TUFT_WORKER_ID") for env in envs]
-    assert names[0] is names[2] is None
-    assert str(names[1]).startswith("sampler:org/a@")
-    assert names[1] != names[3]
+    # The first one's name says nothing of how many there are, and is the same after a restart.
+    host = f"{socket.gethostname()}:8181"
+    assert [env["TUFT_WORKER_ID"] for env in envs] == [
+        f"sampler:org/a@{host}",
+        f"sampler:org/a@{host}#1",
+        f"sampler:b@{host}",
+        f"sampler:b@{host}#1",
+    ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
@@ -10,10 +11,11 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from tuft.config import ModelConfig, ServiceConfig
@@ -28,7 +30,15 @@ logger = logging.getLogger(__name__)
 LOOPBACK_HOSTS = ("127.0.0.1", "localhost", "::1")
 # Deaths of one child before the service was ever ready: then starting it again won't help.
 _MAX_DEATHS_AT_START = 3
-_STOP_GRACE_S = 10.0
+# Beyond what children may take to stop, which they see to themselves.
+_STOP_MARGIN_S = 2.0
+# Connections that wait while all api processes start anew.
+_BACKLOG = 4096
+_LOOK_EVERY_S = 0.1
+# In the names of children and their logs.
+_SEATS = {"1": "", "2": "-standby"}
+# A service that was killed needs a moment to free its port.
+_PORT_TIMEOUT_S = 3.0
 # glibc gives large blocks back to the system at once, and then has each page of the next one
 # found and cleared anew: 7 % of a training step. Up to 1 GiB is kept instead.
 _ALLOCATOR = {
@@ -55,7 +65,7 @@ class Supervisor:
         say: called with one line of progress for the user.
 
     Raises:
-        ConfigError: the port is taken, or the host is public without API keys.
+        ConfigError: the host is public without API keys.
     """
 
     def __init__(
@@ -73,7 +83,6 @@ class Supervisor:
                 f"--host {host} is reachable from other machines, but no api_keys are configured; "
                 "configure api_keys in models.yaml, or leave --host at 127.0.0.1"
             )
-        check_port_is_free(host, port)
         self._config = config
         self._checkpoint_dir = checkpoint_dir
         self._host = host
@@ -84,6 +93,8 @@ class Supervisor:
         self._store = EmbeddedStore(config.persistence, self._run_dir, log_dir / "store.log")
         self._store_url = ""
         self._groups: list[ChildGroup] = []
+        self._socket: socket.socket | None = None
+        self._hurry = threading.Event()
 
     @property
     def base_url(self) -> str:
@@ -98,37 +109,51 @@ class Supervisor:
             ConfigError: a folder can't be made, the embedded store can't work there, or a newer
             `tuft` wrote what is in the store.
         """
+        self._socket = bind(self._host, self._port)
         make_folder("--log-dir", self._log_dir)
         self._store_url = self._store.start()
         self._check_servers()
         config_file = self._write_config(self._prepare_models())
-        self._groups = [self._api(config_file)]
-        for model in self._config.supported_models:
-            self._groups += [self._trainer(config_file, model)]
-            for replica in range(self._config.sampler.replicas):
-                self._groups.append(self._sampler(config_file, model, replica))
+        self._socket.listen(_BACKLOG)
+        self._groups = self._workers_and_api(config_file, "1")
         for group in self._groups:
             group.start()
         self._say("loading models …")
         while not self._healthy():
             self._keep_up_at_start()
-            time.sleep(0.2)
+            time.sleep(_LOOK_EVERY_S)
+        # Afterwards, so that they don't slow down the others' start.
+        standbys = self._workers_and_api(config_file, "2")
+        for group in standbys:
+            group.start()
+        self._groups += standbys
 
     def run_once(self) -> None:
-        """Look at every child once, and restart those that ended; call it twice a second or so."""
+        """Look at every child once, and restart those that ended; call it many times a second."""
         if not self._store.alive():
             self._restart_store()
         for group in self._groups:
             group.keep_up()
 
     def stop(self) -> None:
-        """Stop everything, workers and api first, the store last."""
+        """Stop everything, workers and api first, the store last.
+
+        It takes up to `limits.stop_grace_s`: what was begun is finished.
+        """
         for group in self._groups:
             group.signal_stop()
+        deadline = time.monotonic() + self._config.limits.stop_grace_s + _STOP_MARGIN_S
         for group in self._groups:
-            group.stop(_STOP_GRACE_S)
+            group.wait(deadline - time.monotonic(), self._hurry.is_set)
+            group.kill()
+        if self._socket is not None:
+            self._socket.close()
         self._store.stop()
         shutil.rmtree(self._run_dir, ignore_errors=True)
+
+    def hurry(self) -> None:
+        """Have `stop` wait for nobody: it is done again, from the journal, at the next start."""
+        self._hurry.set()
 
     def _check_servers(self) -> None:
         """Say at once what is wrong with servers of the user's; one that is away may come back.
@@ -161,76 +186,99 @@ class Supervisor:
             config = config.model_copy(
                 update={"object_store": store.model_copy(update={"path": path})}
             )
-        config = config.model_copy(update={"handover_folder": self._handover_folder()})
+        state = self._state_folder()
+        config = config.model_copy(
+            update={"state_folder": state, "handover_folder": state / "handover"}
+        )
         file = self._run_dir / "config.json"
         # It may hold API keys and secrets.
         file.touch(mode=0o600)
         file.write_text(json.dumps(config.model_dump(mode="json")))
         return file
 
-    def _handover_folder(self) -> Path:
+    def _state_folder(self) -> Path:
         """As lasting as the journal, which says that what lies there exists."""
-        file_path = self._config.persistence.file_path
-        return (file_path or self._run_dir).resolve() / "handover"
+        return (self._config.persistence.file_path or self._run_dir).resolve()
 
     def _env(self, config_file: Path, **more: str) -> dict[str, str]:
         return {"TUFT_CONFIG": str(config_file), "TUFT_STORE_URL": self._store_url, **more}
 
     def _worker_env(
-        self, config_file: Path, model: ModelConfig, threads: int, **more: str
+        self, config_file: Path, name: str, seat: str, model: ModelConfig, threads: int
     ) -> dict[str, str]:
-        """Of a trainer rank or a sampler."""
-        env = {"TUFT_MODEL": model.model_name, "OMP_NUM_THREADS": str(threads), **more}
-        allocator = {name: os.environ.get(name, value) for name, value in _ALLOCATOR.items()}
-        return self._env(config_file, **allocator, **env)
+        """Of a trainer rank or a sampler; `name` is the same after a restart of the service."""
+        env = {key: os.environ.get(key, value) for key, value in _ALLOCATOR.items()}
+        env |= {"TUFT_MODEL": model.model_name, "OMP_NUM_THREADS": str(threads)}
+        return self._env(config_file, **env, TUFT_WORKER_ID=name, TUFT_SEAT=seat)
 
-    def _api(self, config_file: Path) -> ChildGroup:
-        env = self._env(config_file, TUFT_HOST=self._host, TUFT_PORT=str(self._port))
-        return self._group("api", "tuft.api", lambda: [env])
+    def _workers_and_api(self, config_file: Path, seat: str) -> list[ChildGroup]:
+        """What sits in a seat: 1 has everything, 2 those that wait to take over."""
+        groups = []
+        if seat == "1":
+            groups += [self._api(config_file, n) for n in range(self._config.api.replicas)]
+        for model in self._config.supported_models:
+            if seat == "1" or self._config.trainer.standby:
+                groups.append(self._trainer(config_file, model, seat))
+            if seat == "1" or self._config.sampler.standby:
+                groups += [
+                    self._sampler(config_file, model, replica, seat)
+                    for replica in range(self._config.sampler.replicas)
+                ]
+        return groups
 
-    def _sampler(self, config_file: Path, model: ModelConfig, replica: int) -> ChildGroup:
+    def _api(self, config_file: Path, replica: int) -> ChildGroup:
+        assert self._socket is not None
+        descriptor = self._socket.fileno()
+        env = self._env(config_file, TUFT_SOCKET=str(descriptor))
+        name = f"api-{replica}" if replica else "api"
+        return self._group(name, "tuft.api", lambda: [env], [descriptor])
+
+    def _worker_id(self, role: str, model: ModelConfig) -> str:
+        # Two services of one host, with one store, have different ports.
+        return f"{role}:{model.model_name}@{socket.gethostname()}:{self._port}"
+
+    def _sampler(
+        self, config_file: Path, model: ModelConfig, replica: int, seat: str
+    ) -> ChildGroup:
         sampler = self._config.sampler
         threads = sampler.threads or max(1, (os.cpu_count() or 1) // sampler.replicas)
-        env = self._worker_env(config_file, model, threads)
-        name = f"sampler-{_slug(model)}"
-        if replica:
-            # The first has the worker's default name, so that it finds its work again when
-            # `replicas` changes; what the others held goes to it after a minute.
-            env["TUFT_WORKER_ID"] = f"sampler:{model.model_name}@{socket.gethostname()}#{replica}"
-            name += f"-{replica}"
+        number = f"-{replica}" if replica else ""
+        # The first has the same name however many there are, so that it finds its work again when
+        # `replicas` changes; what the others held goes to it after a minute.
+        worker_id = self._worker_id("sampler", model) + number.replace("-", "#")
+        env = self._worker_env(config_file, worker_id, seat, model, threads)
         if sampler.gpus is not None:
             index = self._config.supported_models.index(model) * sampler.replicas + replica
             env["CUDA_VISIBLE_DEVICES"] = sampler.gpus[index]
+        name = f"sampler-{_slug(model)}{number}{_SEATS[seat]}"
         return self._group(name, "tuft.sampling", lambda: [env])
 
-    def _trainer(self, config_file: Path, model: ModelConfig) -> ChildGroup:
+    def _trainer(self, config_file: Path, model: ModelConfig, seat: str) -> ChildGroup:
         ranks = self._config.trainer.ranks
         threads = self._config.trainer.threads or max(1, (os.cpu_count() or 1) // ranks)
+        worker_id = self._worker_id("trainer", model)
 
         def envs() -> list[dict[str, str]]:
-            port = str(free_port())
-            return [
-                self._worker_env(
-                    config_file,
-                    model,
-                    threads,
-                    RANK=str(rank),
-                    LOCAL_RANK=str(rank),
-                    WORLD_SIZE=str(ranks),
-                    MASTER_ADDR="127.0.0.1",
-                    MASTER_PORT=port,
-                )
-                for rank in range(ranks)
-            ]
+            group = {
+                **self._worker_env(config_file, worker_id, seat, model, threads),
+                "WORLD_SIZE": str(ranks),
+                "MASTER_ADDR": "127.0.0.1",
+                "MASTER_PORT": str(free_port()),
+            }
+            return [{**group, "RANK": str(n), "LOCAL_RANK": str(n)} for n in range(ranks)]
 
-        return self._group(f"trainer-{_slug(model)}", "tuft.training", envs)
+        return self._group(f"trainer-{_slug(model)}{_SEATS[seat]}", "tuft.training", envs)
 
     def _group(
-        self, name: str, module: str, envs: Callable[[], list[dict[str, str]]]
+        self,
+        name: str,
+        module: str,
+        envs: Callable[[], list[dict[str, str]]],
+        pass_fds: Sequence[int] = (),
     ) -> ChildGroup:
         log_file = self._log_dir / f"{name}.log"
         log_file.unlink(missing_ok=True)
-        return ChildGroup(name, [sys.executable, "-m", module], envs, log_file)
+        return ChildGroup(name, [sys.executable, "-m", module], envs, log_file, pass_fds)
 
     def _healthy(self) -> bool:
         try:
@@ -263,9 +311,9 @@ class Supervisor:
         # Same socket: api and workers reconnect by themselves.
         try:
             self._store.start()
-        except TuftError as error:
+        except (TuftError, OSError) as error:
             # A full disk, say: everything else waits for the store, and so do we.
-            logger.error("the embedded store can't start, trying again: %s", error.message)  # noqa: TRY400
+            logger.error("the embedded store can't start, trying again: %s", error)  # noqa: TRY400
 
 
 def prepare(model: ModelConfig) -> Path:
@@ -306,18 +354,28 @@ def free_port() -> int:
         return port
 
 
-def check_port_is_free(host: str, port: int) -> None:
-    """Raise ConfigError where the api could not listen."""
+def bind(host: str, port: int) -> socket.socket:
+    """The socket that the api's processes are going to share, so that it outlives each of them.
+
+    Raises:
+        ConfigError: another service listens there.
+    """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    bound = socket.socket(family)
+    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    deadline = time.monotonic() + _PORT_TIMEOUT_S
+    while True:
         try:
-            probe.bind((host, port))
+            bound.bind((host, port))
+            return bound
         except OSError as error:
-            raise ConfigError(
-                f"can't listen on {host}:{port} ({error.strerror}); another service may run "
-                "there: choose another --port"
-            ) from error
+            if error.errno != errno.EADDRINUSE or time.monotonic() > deadline:
+                bound.close()
+                raise ConfigError(
+                    f"can't listen on {host}:{port} ({error.strerror}); another service may run "
+                    "there: choose another --port"
+                ) from error
+        time.sleep(_LOOK_EVERY_S)
 
 
 def _slug(model: ModelConfig) -> str:
