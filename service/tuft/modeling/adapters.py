@@ -15,7 +15,7 @@ from torch import nn
 from tuft.contracts.policies import Content
 from tuft.contracts.records import LoraSpec
 from tuft.errors import DamagedCheckpoint, InvalidRequest
-from tuft.modeling.lora import Adapter, LoraLinear, ModuleKind, target_modules
+from tuft.modeling.lora import Adapter, Layout, LoraLinear, ModuleKind, target_modules
 from tuft.modeling.tensor_files import read_safetensors, write_safetensors
 
 CONFIG_FILE = "adapter_config.json"
@@ -94,6 +94,18 @@ def adapter_from_files(model: nn.Module, files: Mapping[str, Content]) -> Adapte
             f"the adapter has weights that this model has no layer for: {sorted(tensors)[:3]}"
         )
     return Adapter(spec, weights)
+
+
+def layout_of(model: nn.Module, spec: LoraSpec) -> Layout:
+    """`Adapter.layout` of an adapter of this model. Raises InvalidRequest as `new_adapter`."""
+    return tuple(
+        (f"{name.replace('.', '/')}/{part}", torch.Size(shape))
+        for name, (out_features, in_features, _) in _selected(model, spec).items()
+        for part, shape in (
+            ("lora_A", (spec.rank, in_features)),
+            ("lora_B", (out_features, spec.rank)),
+        )
+    )
 
 
 def read_adapter(files: Mapping[str, Content]) -> tuple[LoraSpec, dict[str, torch.Tensor]]:

@@ -28,6 +28,10 @@ _MLP = frozenset({"gate_proj", "up_proj", "down_proj", "gate_up_proj"})
 _STATE = "_tuft_lora_state"
 
 
+Layout = tuple[tuple[str, torch.Size], ...]
+"""Names and shapes of an adapter's weights, as `Adapter.layout`."""
+
+
 class Adapter(nn.Module):
     """The LoRA weights of one training run or policy, and nothing else.
 
@@ -54,7 +58,7 @@ class Adapter(nn.Module):
         self._bound: tuple[int, int] = (0, 0)
 
     @property
-    def layout(self) -> tuple[tuple[str, torch.Size], ...]:
+    def layout(self) -> Layout:
         """Names and shapes in `flat`: adapters with the same may take each other's place."""
         return tuple(self._shapes.items())
 

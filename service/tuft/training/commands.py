@@ -51,32 +51,43 @@ class Command:
 
     collective: ClassVar[bool] = False
 
+    def on_behalf_of(self) -> Sequence[str]:
+        """The runs whose operations this is for; none where it is the trainer's own business."""
+        return ()
+
 
 @dataclass(frozen=True)
-class Create(Command):
-    """Make a fresh adapter, without an engine yet. Result: None."""
+class RunCommand(Command):
+    """One run's."""
 
     run_id: str
+
+    def on_behalf_of(self) -> Sequence[str]:
+        return (self.run_id,)
+
+
+@dataclass(frozen=True)
+class Create(RunCommand):
+    """Make a fresh adapter, without an engine yet. Result: None."""
+
     spec: LoraSpec
 
 
 @dataclass(frozen=True)
-class Restore(Command):
+class Restore(RunCommand):
     """Make an adapter from files, without an engine yet. Result: None."""
 
-    run_id: str
     files: Mapping[str, bytes]
 
 
 @dataclass(frozen=True)
-class Start(Command):
+class Start(RunCommand):
     """Give a created or restored adapter its engine, in place of the run's earlier one.
 
     Optimizer state comes from `optimizer`, None for a fresh one. Result: None.
     """
 
     collective = True
-    run_id: str
     optimizer: bytes | None
 
 
@@ -89,13 +100,15 @@ class Compute(Command):
 
     micro_batches: Sequence[MicroBatch | None]
 
+    def on_behalf_of(self) -> Sequence[str]:
+        return sorted({group.run_id for batch in self.micro_batches for group in batch or ()})
+
 
 @dataclass(frozen=True)
-class Step(Command):
+class Step(RunCommand):
     """Reduce gradients over the ranks and step the optimizer. Result: StepReport."""
 
     collective = True
-    run_id: str
     hyperparameters: OptimStep
 
 
@@ -107,14 +120,32 @@ class ClearGradients(Command):
 
 
 @dataclass(frozen=True)
-class Export(Command):
+class Export(RunCommand):
     """Files of the adapter, and `optimizer.safetensors` where asked.
 
     Result: files on rank 0, None on others (every rank has the same weights).
     """
 
-    run_id: str
     optimizer: bool
+
+
+@dataclass(frozen=True)
+class Capture(Command):
+    """Copy all that training left in an adapter, and with `gradient` what is accumulated.
+
+    Result: AdapterState on rank 0, None on others.
+    """
+
+    run_id: str
+    gradient: bool
+
+
+@dataclass(frozen=True)
+class Resume(RunCommand):
+    """Go on as a captured state (encoded) says, in place of the run's earlier adapter. Result: None."""
+
+    collective = True
+    state: bytes
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from tuft.errors import DamagedCheckpoint
 from tuft.modeling.lora import Adapter
 from tuft.modeling.tensor_files import read_safetensors
 from tuft.training.commands import StepReport
+from tuft.training.state import AdapterState
 
 # Losses are sums, and so are gradients over ranks.
 _CONFIG = {
@@ -172,6 +173,38 @@ class AdapterEngine:
         if steps > 0:
             self._set_moments(steps, {moment: tensors[moment] for moment in _MOMENTS})
 
+    def capture(self, *, gradient: bool) -> AdapterState:
+        """A copy on the CPU of all that the ranks have, the same on each; collective where the
+        moments are partitioned, and with `gradient`, which sums what they have accumulated.
+        """
+        tensors = {"flat": _copy(self.adapter.flat)}
+        state = self._optimizer.state.get(self._optimized)
+        if state:
+            tensors |= {name: _copy(self._whole(state[name].detach())) for name in _MOMENTS}
+        if gradient:
+            tensors["grad"] = _copy(self._summed_gradient())
+        return AdapterState(self.adapter.spec, self.adapter.layout, self.steps, tensors)
+
+    def resume(self, state: AdapterState, *, gradient: bool) -> None:
+        """Go on as `state` has it; without `gradient` nothing is accumulated on this rank."""
+        flat = state.tensors["flat"].to(self.adapter.flat.device)
+        tensors = {"flat": flat}
+        for name in _MOMENTS:
+            if name in state.tensors:
+                # A copy: what it is a view of shall not be kept for its sake.
+                tensors[name] = self._part(state.tensors[name].clone())
+        if gradient and "grad" in state.tensors:
+            tensors["grad"] = state.tensors["grad"]
+        self.take_over(state.spec, tensors, state.steps)
+
+    def _summed_gradient(self) -> Tensor:
+        grad = self.adapter.flat.grad
+        if dist.get_world_size() == 1:
+            return torch.zeros_like(self.adapter.flat) if grad is None else grad
+        total = torch.zeros_like(self.adapter.flat.detach()) if grad is None else grad.clone()
+        dist.all_reduce(total)
+        return total
+
     def reset(self) -> None:
         """Forget gradients and moments."""
         self.adapter.forget_gradient()
@@ -206,6 +239,10 @@ class AdapterEngine:
         mine = whole[dist.get_rank() * part.numel() :][: part.numel()]
         part[: mine.numel()] = mine
         return part
+
+
+def _copy(tensor: Tensor) -> Tensor:
+    return tensor.detach().to("cpu", copy=True)
 
 
 def _moment(adapter: Adapter, tensors: Mapping[str, Tensor], moment: str) -> Tensor:

@@ -10,12 +10,10 @@ from torch import Tensor
 
 from tuft.contracts.records import LoraSpec
 from tuft.deepspeed_config import DeepSpeedPlan
-from tuft.modeling.lora import Adapter
+from tuft.modeling.lora import Adapter, Layout
 from tuft.training.engine import AdapterEngine
 from tuft.training.spill import Extent, SpillFile
-
-Layout = tuple[tuple[str, torch.Size], ...]
-"""Names and shapes of an adapter's weights, as `Adapter.layout`."""
+from tuft.training.state import AdapterState
 
 _SPARES = 2
 # Weights, gradient and two moments: a run's place on disk is large enough for all of them.
@@ -65,6 +63,21 @@ class Engines:
                 # Whatever it was, the engine goes back to the pool.
                 self._release(engine)
                 raise
+        self.close(run_id)
+        self._engines[run_id] = engine
+
+    def resume(
+        self, run_id: str, state: AdapterState, device: torch.device, *, gradient: bool
+    ) -> None:
+        """Train what a snapshot has, in place of the run's earlier adapter.
+
+        `gradient`: this rank takes what was accumulated; the others begin with none.
+        """
+        engine = self._spare(state.layout)
+        if engine is None:
+            flat = state.tensors["flat"].to(device)
+            engine = AdapterEngine(_adapter(state.spec, state.layout, flat), self._plan)
+        engine.resume(state, gradient=gradient)
         self.close(run_id)
         self._engines[run_id] = engine
 

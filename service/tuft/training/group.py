@@ -17,6 +17,7 @@ import torch.distributed as dist
 from tuft.errors import TuftError
 from tuft.training.budget import Budget
 from tuft.training.commands import Command
+from tuft.training.inflight import InFlight
 from tuft.training.replica import Replica
 
 log = logging.getLogger(__name__)
@@ -102,9 +103,11 @@ class _Answer:
 class RankGroup:
     """All ranks, as rank 0 sees them."""
 
-    def __init__(self, replica: Replica, place: Place) -> None:
+    def __init__(self, replica: Replica, place: Place, inflight: InFlight | None = None) -> None:
+        """`inflight`: where rank 0 notes what it is about to do."""
         self._replica = replica
         self._place = place
+        self.inflight = inflight or InFlight(None)
 
     @property
     def size(self) -> int:
@@ -122,9 +125,12 @@ class RankGroup:
             RankFailure: something else went wrong on a rank.
             GroupBroken: a rank is gone.
         """
+        self.inflight.mark(command.on_behalf_of())
         if self.size > 1:
             self._broadcast([command])
         answers = self._do(command)
+        # Not where that raised: it ends the process.
+        self.inflight.clear()
         for rank, answer in enumerate(answers):
             if answer.refusal is not None:
                 raise answer.refusal

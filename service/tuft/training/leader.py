@@ -6,8 +6,9 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Generator
-from typing import Literal
+from collections.abc import Callable, Generator
+from functools import partial
+from typing import Literal, TypeVar
 
 from tuft.config import ServiceConfig
 from tuft.contracts.operations import (
@@ -31,9 +32,11 @@ from tuft.training.budget import Budget
 from tuft.training.computing import Answers, Computing, InDoubt
 from tuft.training.group import RankFailure, RankGroup
 from tuft.training.operations import Done, Operations
-from tuft.training.residents import Residents
+from tuft.training.residents import ALONE_AFTER_DEATHS, FATAL_DEATHS, Residents
 from tuft.training.runs import RunState, changes_state, note_failure, note_tombstone
 from tuft.training.scheduler import Piece, Scheduler, Task
+from tuft.training.snapshots import Snapshots
+from tuft.training.snapshotting import Snapshotting
 from tuft.training.waiting import until_available
 
 log = logging.getLogger(__name__)
@@ -48,8 +51,6 @@ _LISTEN_EVERY_S = 0.002
 # times as many operations without tokens.
 _QUANTUM = 4
 _OPERATIONS_A_MICRO_BATCH = 8
-# Operations that a journal may hold behind the last snapshot, whatever their cost.
-_LONGEST_JOURNAL = 1000
 _SERVER_ERRORS = frozenset({"config", "internal", "storage_full"})
 _RESULT_TYPES = {
     CreateModel: "CreateModel",
@@ -61,6 +62,7 @@ _RESULT_TYPES = {
     LoadWeights: "LoadWeights",
 }
 
+T = TypeVar("T")
 Category = Literal["user", "server"]
 _USER: Category = "user"
 _SERVER: Category = "server"
@@ -94,26 +96,36 @@ class Leader:
             quantum=_QUANTUM * budget.shared,
         )
         self._cost_of_an_operation = max(1, budget.shared // _OPERATIONS_A_MICRO_BATCH)
-        self._operations = Operations(group, store, objects, config)
-        self._residents = Residents(
+        self._operations = Operations(group, store, objects, config, lease)
+        self.snapshotting = Snapshotting(
             group=group,
             store=store,
             objects=objects,
-            operations=self._operations,
             lease=lease,
+            snapshots=Snapshots(config, objects),
+            every_tokens=config.trainer.snapshot_every_tokens,
+        )
+        self._residents = Residents(
+            group=group,
+            store=store,
+            operations=self._operations,
+            snapshotting=self.snapshotting,
             limit=slots,
             spill_bytes=int(config.trainer.spill_gb * 1e9),
             is_busy=self._scheduler.is_active,
         )
         self._gaps: dict[str, float] = {}
         self._tenants: dict[str, str] = {}
-        self._unknown: set[str] = set()
+        self._unknown: dict[str, None] = {}
+        """Runs that there is news of, those to look at first in front."""
         self._last_event = "0-0"
         self._next_lease_check = 0.0
         self._told_who_waits = False
 
     def run(self, stop: threading.Event) -> None:
         """Work until `stop` is set; what has begun by then is finished. Raises: LeaseLost."""
+        self._tell_of_deaths()
+        self.snapshotting.sweep(self._exists)
         self.look_everywhere()
         while not stop.is_set():
             self.turn()
@@ -123,8 +135,22 @@ class Leader:
 
         Nothing is lost where that is too soon. Then the other ranks are told to end.
         """
-        del deadline
+        self._residents.finish(deadline)
         self._group.end()
+
+    def _tell_of_deaths(self) -> None:
+        """What the trainer before this one was doing when it died is held against it."""
+        for run_id, seq_id in self._group.inflight.left_behind():
+            count = _patiently(partial(self._store.journal.note_death, run_id, seq_id))
+            log.warning("the trainer died at %s:%d, %d time(s) by now", run_id, seq_id, count)
+        self._group.inflight.clear()
+
+    def _exists(self, run_id: str) -> bool:
+        return bool(self._store.runs.tenants([run_id]))
+
+    def state(self, run_id: str) -> RunState | None:
+        """Of a run in memory, or on the ranks' disks."""
+        return self._residents.get(run_id)
 
     def turn(self) -> None:
         """Small pieces of work that are ready, then one micro-batch; or wait up to a second.
@@ -137,6 +163,7 @@ class Leader:
             self._listen(wait)
             self._pieces()
         self._scheduler.micro_batch()
+        self.snapshotting.poll()
         self._check_lease()
 
     def _pieces(self) -> None:
@@ -150,14 +177,10 @@ class Leader:
 
     def look_everywhere(self) -> None:
         """Take up all runs, as events of earlier times told of them."""
-        while True:
-            try:
-                self._last_event = self._store.events.latest(f"work:{self._model_name}")
-                self._unknown |= set(self._store.runs.live_run_ids(self._model_name))
-                return
-            except Unavailable as error:
-                log.warning("the store is away: %s", error.message)
-                time.sleep(_LONGEST_WAIT_S)
+        stream = f"work:{self._model_name}"
+        self._last_event = _patiently(partial(self._store.events.latest, stream))
+        pending = _patiently(partial(self._store.runs.pending_run_ids, self._model_name))
+        self._unknown.update(dict.fromkeys(pending))
 
     def _wait_s(self) -> float:
         idle = self._scheduler.idle_s()
@@ -172,17 +195,17 @@ class Leader:
                 self._model_name, self._last_event, math.ceil(wait_s * 1000)
             )
             overdue = [run_id for run_id, deadline in self._gaps.items() if deadline <= time.time()]
-            self._unknown.update(run_ids, overdue)
+            self._unknown.update(dict.fromkeys([*run_ids, *overdue]))
             self._wake()
         except Unavailable as error:
             log.warning("the store is away: %s", error.message)
             time.sleep(max(wait_s, 0.1))
 
     def _wake(self) -> None:
-        strangers = sorted(self._unknown - self._tenants.keys())
+        strangers = [run_id for run_id in self._unknown if run_id not in self._tenants]
         if strangers:
             self._tenants.update(self._store.runs.tenants(strangers))
-        for run_id in sorted(self._unknown & self._tenants.keys()):
+        for run_id in [run_id for run_id in self._unknown if run_id in self._tenants]:
             self._gaps.pop(run_id, None)
             self._scheduler.wake(run_id, self._tenants[run_id])
         self._unknown.clear()
@@ -230,6 +253,9 @@ class Leader:
             if isinstance(entry, Tombstone):
                 yield from self._pass_tombstone(state, entry)
             else:
+                self._group.inflight.begin(run_id, entry.seq_id)
+                if state.deaths.get(entry.seq_id, 0) >= ALONE_AFTER_DEATHS:
+                    self._operations.alone.add(run_id)
                 yield from self._finish(state, entry, payload)
         except InDoubt as error:
             log.warning("%s is rebuilt, and goes on alone: %s", run_id, error)
@@ -293,6 +319,7 @@ class Leader:
         done: Done | None = None
         reason, category, in_doubt = "", _USER, False
         try:
+            _see_that_it_does_not_kill(state, op)
             done = yield from self._operations.do(state, op, payload)
         except LeaseLost:
             raise
@@ -305,9 +332,7 @@ class Leader:
         snapshot = None
         if done is not None and isinstance(op.body, CreateFromCheckpoint | LoadWeights):
             # A replay must not need a checkpoint that its owner may delete.
-            snapshot = yield from until_available(
-                state.run_id, lambda: self._residents.write_snapshot(state, op.seq_id)
-            )
+            snapshot = yield from self.snapshotting.write_now(state, op.seq_id)
         if done is not None:
             yield from self._complete(state, op, done)
         else:
@@ -318,9 +343,9 @@ class Leader:
         if in_doubt:
             self._residents.discard(state.run_id)
         elif snapshot is not None:
-            yield from self._residents.adopt(state, snapshot)
-        elif self._snapshot_is_due(state):
-            yield from self._snapshot(state)
+            yield from self.snapshotting.adopt(state, snapshot)
+        else:
+            self.snapshotting.consider(state)
 
     def _complete(self, state: RunState, op: Operation, done: Done) -> Task:
         future = FutureRecord(
@@ -370,19 +395,23 @@ class Leader:
             ),
         )
 
-    def _snapshot_is_due(self, state: RunState) -> bool:
-        since = state.snapshot.seq_id if state.snapshot is not None else -1
-        costly = state.tokens > self._config.trainer.snapshot_every_tokens
-        return state.at_rest and (costly or state.cursor - since > _LONGEST_JOURNAL)
 
-    def _snapshot(self, state: RunState) -> Task:
+def _see_that_it_does_not_kill(state: RunState, op: Operation) -> None:
+    deaths = state.deaths.get(op.seq_id, 0)
+    if deaths >= FATAL_DEATHS:
+        raise TuftError(
+            f"the trainer died {deaths} times while it worked on this operation, the last time on "
+            "nothing else; it is not tried again"
+        )
+
+
+def _patiently(do: Callable[[], T]) -> T:
+    while True:
         try:
-            snapshot = self._residents.write_snapshot(state, state.cursor)
+            return do()
         except Unavailable as error:
-            log.warning("no snapshot of %s: %s", state.run_id, error.message)
-            return
-        if snapshot is not None:
-            yield from self._residents.adopt(state, snapshot)
+            log.warning("the store is away: %s", error.message)
+            time.sleep(_LONGEST_WAIT_S)
 
 
 def result_type_of(op: Operation) -> str:

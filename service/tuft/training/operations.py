@@ -37,7 +37,7 @@ from tuft.contracts.wire import (
 )
 from tuft.errors import InvalidRequest, NotFound
 from tuft.objects import ObjectStore
-from tuft.store import Effect, Store
+from tuft.store import Effect, Lease, Store
 from tuft.training import commands
 from tuft.training.computing import Answers, Rows
 from tuft.training.group import RankGroup
@@ -65,9 +65,15 @@ class Operations:
     """Does operations on the ranks and on the object store."""
 
     def __init__(
-        self, group: RankGroup, store: Store, objects: ObjectStore, config: ServiceConfig
+        self,
+        group: RankGroup,
+        store: Store,
+        objects: ObjectStore,
+        config: ServiceConfig,
+        lease: Lease,
     ) -> None:
         self._group = group
+        self._lease = lease
         self._store = store
         self._objects = objects
         self._checkpoints = Checkpoints(objects)
@@ -249,7 +255,12 @@ class Operations:
             yield from until_available(
                 op.request_id,
                 lambda: self._checkpoints.write(
-                    manifest, files, overwrite=overwrite, settings=settings
+                    manifest,
+                    files,
+                    overwrite=overwrite,
+                    settings=settings,
+                    # A trainer that stalled and was replaced must not write over its successor's.
+                    fence=lambda: self._store.workers.check(self._lease),
                 ),
             )
         )

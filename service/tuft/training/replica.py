@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from tuft.deepspeed_config import DeepSpeedPlan
-from tuft.modeling.adapters import adapter_files, adapter_from_files, new_adapter
+from tuft.errors import DamagedCheckpoint
+from tuft.modeling.adapters import adapter_files, adapter_from_files, layout_of, new_adapter
 from tuft.modeling.loading import PreTrainedModel
 from tuft.modeling.lora import Adapter
 from tuft.training import commands
 from tuft.training.engines import Engines
 from tuft.training.forward import Forward
 from tuft.training.partitioned import PartitionedBase
+from tuft.training.state import AdapterState
 
 OPTIMIZER_FILE = "optimizer.safetensors"
 
@@ -49,6 +51,8 @@ class Replica:
                 return self._plan.base_zero is not None
             case commands.Export(_, optimizer):
                 return optimizer and self._plan.adapter_stage == 1
+            case commands.Capture(_, gradient):
+                return gradient or self._plan.adapter_stage == 1
         return command.collective
 
     def do(self, command: commands.Command) -> object:
@@ -72,6 +76,11 @@ class Replica:
                 self._engines.start(run_id, self._built.pop(run_id), optimizer)
             case commands.Export(run_id, optimizer):
                 return self._export(run_id, optimizer)
+            case commands.Capture(run_id, gradient):
+                state = self._engines[run_id].capture(gradient=gradient)
+                return state if self._rank == 0 else None
+            case commands.Resume(run_id, data):
+                self._resume(run_id, AdapterState.decode(data))
             case commands.Spill(run_id):
                 return self._engines.spill(run_id)
             case commands.Unspill(run_id):
@@ -89,6 +98,15 @@ class Replica:
         mine = micro_batches[self._rank] or ()
         adapters = {group.run_id: self._engines[group.run_id].adapter for group in mine}
         return self._forward.compute(adapters, mine, micro_batches)
+
+    def _resume(self, run_id: str, state: AdapterState) -> None:
+        if state.layout != layout_of(self._model, state.spec):
+            raise DamagedCheckpoint(
+                f"the snapshot of {run_id} is of an adapter of another model than {self._model_name}"
+            )
+        device = next(self._model.parameters()).device
+        # What the ranks accumulated was summed: one of them goes on with it.
+        self._engines.resume(run_id, state, device, gradient=self._rank == 0)
 
     def _export(self, run_id: str, optimizer: bool) -> dict[str, bytes] | None:
         engine = self._engines[run_id]

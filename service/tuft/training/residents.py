@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections import OrderedDict
 from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
@@ -11,9 +12,8 @@ from typing import TypeVar, cast
 
 from tuft.contracts.operations import Operation, Tombstone
 from tuft.contracts.records import SnapshotRecord
-from tuft.errors import DamagedCheckpoint, LeaseLost, NotFound, TuftError, Unavailable
-from tuft.objects import ObjectStore
-from tuft.store import Lease, RunStatus, Store
+from tuft.errors import DamagedCheckpoint, InvalidRequest, LeaseLost, NotFound, TuftError
+from tuft.store import RunStatus, Store
 from tuft.training import commands
 from tuft.training.computing import Answers
 from tuft.training.group import RankFailure, RankGroup
@@ -21,7 +21,8 @@ from tuft.training.operations import Operations
 from tuft.training.replica import OPTIMIZER_FILE
 from tuft.training.runs import RunState, changes_state, note_failure, note_tombstone
 from tuft.training.scheduler import Piece
-from tuft.training.snapshots import Snapshots
+from tuft.training.snapshotting import Snapshotting
+from tuft.training.state import STATE_FILE
 from tuft.training.waiting import until_available
 
 log = logging.getLogger(__name__)
@@ -31,6 +32,10 @@ Bringing = Generator[Piece, Answers | None, T]
 """Work in pieces, as `tuft.training.scheduler.Task`: a replay computes rows beside other runs."""
 
 _REPLAY_AT_ONCE = 32
+ALONE_AFTER_DEATHS = 2
+FATAL_DEATHS = 3
+"""Deaths of the trainer at one operation: after two it is done with nothing beside it, after three
+never again."""
 
 
 @dataclass(frozen=True)
@@ -52,18 +57,14 @@ class Residents:
 
     group: RankGroup
     store: Store
-    objects: ObjectStore
     operations: Operations
-    lease: Lease
+    snapshotting: Snapshotting
     limit: int
     spill_bytes: int
     is_busy: Callable[[str], bool]
     _states: OrderedDict[str, RunState] = field(default_factory=OrderedDict)
     _away: OrderedDict[str, _PutAway] = field(default_factory=OrderedDict)
     _opening: int = 0
-
-    def __post_init__(self) -> None:
-        self._snapshots = Snapshots(self.objects)
 
     def get(self, run_id: str) -> RunState | None:
         """The run's state where it is in memory, or on disk."""
@@ -98,44 +99,14 @@ class Residents:
         self._away.pop(run_id, None)
         self.group.call(commands.Close(run_id))
 
-    def write_snapshot(self, state: RunState, seq_id: int) -> SnapshotRecord | None:
-        """Write a snapshot that says "after `seq_id`"; `adopt` makes it count.
-
-        Returns:
-            None where it can't be written, for lack of room, say: the journal then keeps what
-            it has.
-
-        Raises:
-            Unavailable: the object store is away.
-        """
-        try:
-            files = self.operations.export(state, optimizer=True)
-            return self._snapshots.write(state.record, seq_id, state.step, files)
-        except Unavailable:
-            raise
-        except (TuftError, RankFailure) as error:
-            log.warning("no snapshot of %s: %s", state.run_id, error)
-            return None
-
-    def adopt(self, state: RunState, snapshot: SnapshotRecord) -> Generator[float, None, None]:
-        """Recover from this snapshot from now on; keep the one before it, and no older."""
-        run_id, older = state.run_id, state.snapshot
-        yield from until_available(
-            run_id, lambda: self.store.journal.set_snapshot(self.lease, run_id, snapshot)
-        )
-        state.snapshot, state.tokens = snapshot, 0
-        if older is None or older.seq_id >= snapshot.seq_id:
-            return
-        last_needed = older
-        unused = yield from until_available(
-            run_id, lambda: self.store.journal.trim(self.lease, run_id, last_needed.seq_id)
-        )
-        try:
-            for key in unused:
-                self.objects.delete(key)
-            self._snapshots.remove_before(older)
-        except TuftError as error:
-            log.warning("old snapshots and payloads of %s stay: %s", run_id, error.message)
+    def finish(self, deadline: float) -> None:
+        """Snapshot what would cost most to replay, until `deadline` (monotonic)."""
+        for run_id in [run_id for run_id, away in self._away.items() if away.state.tokens > 0]:
+            if time.monotonic() < deadline:
+                state = self._bring_back(run_id)
+                if state is not None:
+                    self._states[run_id] = state
+        self.snapshotting.finish(self._states.values(), deadline)
 
     def _make_room(self) -> Generator[float, None, None]:
         while len(self._states) + self._opening > self.limit:
@@ -147,8 +118,7 @@ class Residents:
             if self._spill(state):
                 yield from self._limit_spilled()
                 continue
-            if state.at_rest and state.tokens > 0:
-                yield from self._snapshot_before_leaving(state)
+            yield from self._snapshot_before_leaving(state)
             if not self.is_busy(state.run_id):
                 self.discard(state.run_id)
 
@@ -184,29 +154,34 @@ class Residents:
             if state is None:
                 continue
             self._states[run_id] = state
-            if state.at_rest and state.tokens > 0:
-                yield from self._snapshot_before_leaving(state)
+            yield from self._snapshot_before_leaving(state)
             if not self.is_busy(run_id):
                 self.discard(run_id)
 
     def _snapshot_before_leaving(self, state: RunState) -> Generator[float, None, None]:
-        try:
-            snapshot = self.write_snapshot(state, state.cursor)
-        except Unavailable as error:
-            log.warning("%s will come back by replay: %s", state.run_id, error.message)
+        if state.tokens == 0 or state.broken is not None or state.being_saved:
             return
-        if snapshot is not None:
-            yield from self.adopt(state, snapshot)
+        snapshot = yield from self.snapshotting.write_now(state, state.cursor)
+        if snapshot is not None and not self.is_busy(state.run_id):
+            yield from self.snapshotting.adopt(state, snapshot)
 
     def _rebuild(self, run_id: str) -> Bringing[RunState]:
         record = yield from until_available(run_id, lambda: self.store.runs.get(run_id))
         status = yield from until_available(run_id, lambda: self.store.runs.status(run_id))
         state = RunState(record)
+        was_alone = run_id in self.operations.alone
         try:
+            deaths = yield from until_available(run_id, lambda: self.store.journal.deaths(run_id))
+            state.deaths = deaths
+            self._see_that_it_does_not_kill(state, status)
             yield from self._restore_snapshot(state, status)
             if state.cursor < status.cursor:
                 log.info("replaying %s from %d to %d", run_id, state.cursor, status.cursor)
             yield from self._replay(state, status.cursor)
+            survived = [seq_id for seq_id in deaths if seq_id <= status.cursor]
+            yield from until_available(
+                run_id, lambda: self.store.journal.forget_deaths(run_id, survived)
+            )
         except LeaseLost:
             raise
         except (TuftError, RankFailure) as error:
@@ -214,28 +189,46 @@ class Residents:
             log.exception("training run %s can't be rebuilt", run_id)
             state.broken = f"training run {run_id} could not be rebuilt: {error}"
             state.cursor = status.cursor
+        if not was_alone:
+            self.operations.alone.discard(run_id)
         return state
 
+    def _see_that_it_does_not_kill(self, state: RunState, status: RunStatus) -> None:
+        """A replay that killed trainers goes alone, and in the end not at all."""
+        worst = max((n for seq, n in state.deaths.items() if seq <= status.cursor), default=0)
+        if worst >= FATAL_DEATHS:
+            raise InvalidRequest(f"the trainer died {worst} times while it replayed its journal")
+        if worst >= ALONE_AFTER_DEATHS:
+            self.operations.alone.add(state.run_id)
+
     def _restore_snapshot(self, state: RunState, status: RunStatus) -> Generator[float, None, None]:
-        newest = status.snapshot
-        if newest is None:
+        if status.snapshot is None:
             return
-        older = yield from until_available(state.run_id, lambda: self._snapshots.older(newest))
-        for snapshot in (newest, *older):
+        for snapshot in filter(None, (status.snapshot, status.snapshot_before)):
             try:
                 yield from self._restore(state, snapshot)
             except (DamagedCheckpoint, NotFound) as error:
                 log.warning("snapshot %s can't be used: %s", snapshot.prefix, error.message)
             else:
                 return
-        raise DamagedCheckpoint(f"none of its snapshots can be read ({newest.prefix} is the last)")
+        raise DamagedCheckpoint(
+            f"none of its snapshots can be read ({status.snapshot.prefix} is the last)"
+        )
 
     def _restore(self, state: RunState, snapshot: SnapshotRecord) -> Generator[float, None, None]:
-        files = yield from until_available(state.run_id, lambda: self._snapshots.read(snapshot))
-        optimizer = files.pop(OPTIMIZER_FILE, None)
-        self.group.call(commands.Restore(state.run_id, files))
-        self.group.call(commands.Start(state.run_id, optimizer))
+        files = yield from until_available(
+            state.run_id, lambda: self.snapshotting.snapshots.read(snapshot)
+        )
+        self.group.inflight.begin(state.run_id, snapshot.seq_id)
+        if STATE_FILE in files:
+            self.group.call(commands.Resume(state.run_id, files[STATE_FILE]))
+        else:
+            # As earlier versions wrote it.
+            optimizer = files.pop(OPTIMIZER_FILE, None)
+            self.group.call(commands.Restore(state.run_id, files))
+            self.group.call(commands.Start(state.run_id, optimizer))
         state.snapshot, state.cursor, state.step = snapshot, snapshot.seq_id, snapshot.step
+        state.accumulated, state.poison = snapshot.accumulated, snapshot.poison
 
     def _replay(self, state: RunState, up_to: int) -> Bringing[None]:
         run_id = state.run_id
@@ -260,5 +253,6 @@ class Residents:
             if note_failure(state, entry, failure):
                 self.operations.clear_gradients(state)
         elif changes_state(entry):
+            self.group.inflight.begin(entry.run_id, entry.seq_id)
             yield from self.operations.do(state, entry)
         state.cursor = entry.seq_id

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from tuft.contracts.operations import (
     ClearGradients,
@@ -37,6 +37,10 @@ class RunState:
     snapshot: SnapshotRecord | None = None
     tokens: int = 0
     """Tokens trained since the snapshot: what its replay would cost."""
+    being_saved: bool = False
+    """A snapshot of it is being written."""
+    deaths: dict[int, int] = field(default_factory=dict)
+    """How often the trainer died at operations of this run, by seq_id."""
 
     @property
     def run_id(self) -> str:

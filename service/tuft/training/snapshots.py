@@ -1,74 +1,143 @@
-"""Snapshots: recovery points of training runs in the object store."""
+"""Snapshots of training runs: what a recovery starts from, and where it is kept."""
 
 from __future__ import annotations
 
 import contextlib
+import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from tuft.checkpoints import Checkpoints
+from tuft.config import ServiceConfig
 from tuft.contracts.operations import request_id_of
 from tuft.contracts.records import CheckpointManifest, RunRecord, SnapshotRecord
-from tuft.errors import DamagedCheckpoint, NotFound
-from tuft.objects import ObjectStore
+from tuft.errors import DamagedCheckpoint, NotFound, StorageFull
+from tuft.objects import LocalObjects, ObjectStore
+
+log = logging.getLogger(__name__)
+
+_FOLDER = "snapshots"
 
 
 class Snapshots:
-    """Adapter and optimizer of a run as they were after one of its operations.
+    """All that a run has on the ranks, as it was after one of its operations.
 
     They are kept as checkpoints are (files first, manifest with digests last), under
-    `runs/{run}/snapshots/{seq_id}`, and only taken while no gradient is accumulated.
+    `runs/{run}/snapshots/{seq_id}`: in a folder of this machine where the journal is on this
+    machine, too, else in the object store, from where another machine can take over.
     """
 
-    def __init__(self, objects: ObjectStore) -> None:
+    def __init__(self, config: ServiceConfig, objects: ObjectStore) -> None:
         self._objects = objects
-        self._checkpoints = Checkpoints(objects)
+        self._folder: LocalObjects | None = None
+        if config.state_folder is not None:
+            self._folder = LocalObjects(config.state_folder / _FOLDER)
+        wanted = config.trainer.snapshots
+        if wanted == "auto":
+            wanted = "object_store" if config.persistence.mode == "redis_url" else "local"
+        self._local = wanted == "local" and self._folder is not None
+        self._room = config.trainer.snapshot_gb * 1e9
+        self._used: float | None = None
+        """Bytes in the local folder; counted when first needed."""
 
     def write(
-        self, run: RunRecord, seq_id: int, step: int, files: Mapping[str, bytes]
+        self, run: RunRecord, wanted: SnapshotRecord, files: Mapping[str, bytes]
     ) -> SnapshotRecord:
-        """Raises: StorageFull, Unavailable."""
-        prefix = f"runs/{run.run_id}/snapshots/{seq_id}"
+        """Write a snapshot; `wanted` says all but where it will be.
+
+        Raises:
+            StorageFull: no room, or no more of `trainer.snapshot_gb`.
+            Unavailable: the object store is away.
+        """
+        size = sum(map(len, files.values()))
+        if self._local:
+            self._see_that_it_fits(size)
+        record = wanted.model_copy(update={"local": self._local})
         manifest = CheckpointManifest(
             run=run,
             kind="weights",
-            name=str(seq_id),
-            step=step,
+            name=str(record.seq_id),
+            step=record.step,
             has_optimizer=True,
             created_at=time.time(),
-            request_id=request_id_of(run.run_id, seq_id),
+            request_id=request_id_of(run.run_id, record.seq_id),
             files={},
         )
-        self._checkpoints.write(manifest, files, prefix=prefix, overwrite=True)
-        return SnapshotRecord(seq_id=seq_id, prefix=prefix, step=step)
+        self._checkpoints(record).write(manifest, files, prefix=record.prefix, overwrite=True)
+        if self._local and self._used is not None:
+            self._used += size
+        return record
 
     def read(self, snapshot: SnapshotRecord) -> dict[str, bytes]:
         """Raises: NotFound, DamagedCheckpoint, Unavailable."""
-        return self._checkpoints.read_files(snapshot.prefix)
-
-    def older(self, snapshot: SnapshotRecord) -> list[SnapshotRecord]:
-        """Whole snapshots of the same run before this one, newest first."""
-        folder = _folder_of(snapshot)
-        found = []
-        for seq_id in sorted(self._seq_ids(folder), reverse=True):
-            prefix = f"{folder}/{seq_id}"
-            with contextlib.suppress(NotFound, DamagedCheckpoint):
-                if seq_id < snapshot.seq_id:
-                    step = self._checkpoints.manifest(prefix).step
-                    found.append(SnapshotRecord(seq_id=seq_id, prefix=prefix, step=step))
-        return found
+        return self._checkpoints(snapshot).read_files(snapshot.prefix)
 
     def remove_before(self, snapshot: SnapshotRecord) -> None:
-        """Remove the snapshots of the same run that are older than this one."""
-        folder = _folder_of(snapshot)
-        for seq_id in self._seq_ids(folder):
-            if seq_id < snapshot.seq_id:
-                self._checkpoints.remove(f"{folder}/{seq_id}")
+        """Remove the snapshots of the same run that are older than this one, wherever they are."""
+        folder = snapshot.prefix.rpartition("/")[0]
+        places: list[ObjectStore] = [self._objects]
+        if self._folder is not None:
+            places.append(self._folder)
+        for objects in places:
+            sizes: dict[int, int] = {}
+            for info in objects.list(folder):
+                seq_id = int(info.key.removeprefix(f"{folder}/").partition("/")[0])
+                sizes[seq_id] = sizes.get(seq_id, 0) + info.size
+            for seq_id, size in sizes.items():
+                if seq_id < snapshot.seq_id:
+                    Checkpoints(objects).remove(f"{folder}/{seq_id}")
+                    if objects is self._folder and self._used is not None:
+                        self._used -= size
 
-    def _seq_ids(self, folder: str) -> set[int]:
-        keys = (info.key.removeprefix(f"{folder}/") for info in self._objects.list(folder))
-        return {int(key.partition("/")[0]) for key in keys}
+    @property
+    def is_tight(self) -> bool:
+        """Whether the local folder is so full that a run should keep one snapshot, not two."""
+        return self._local and self._count() > 0.5 * self._room
+
+    def remove_of_others(self, is_known: Callable[[str], bool]) -> None:
+        """Remove local snapshots of runs that are not known (any more). Raises as `is_known`."""
+        if self._folder is None:
+            return
+        runs = {info.key.split("/")[1] for info in self._folder.list("runs")}
+        for run_id in sorted(runs):
+            if not is_known(run_id):
+                log.info("removing the snapshots of %s, which is gone", run_id)
+                with contextlib.suppress(NotFound, DamagedCheckpoint):
+                    self._folder.delete_prefix(f"runs/{run_id}")
+        self._used = None
+
+    def _checkpoints(self, snapshot: SnapshotRecord) -> Checkpoints:
+        if not snapshot.local:
+            return Checkpoints(self._objects)
+        if self._folder is None:
+            raise NotFound(
+                f"the snapshot {snapshot.prefix} is in the state folder of the trainer's machine, "
+                "and this trainer has none"
+            )
+        return Checkpoints(self._folder)
+
+    def _see_that_it_fits(self, size: int) -> None:
+        if self._count() + size > self._room:
+            raise StorageFull(
+                f"local snapshots take {self._count() / 1e9:.1f} GB already; "
+                "trainer.snapshot_gb allows no more"
+            )
+
+    def _count(self) -> float:
+        if self._used is None:
+            assert self._folder is not None
+            self._used = float(sum(info.size for info in self._folder.list("")))
+        return self._used
 
 
-def _folder_of(snapshot: SnapshotRecord) -> str:
-    return snapshot.prefix.rpartition("/")[0]
+def wanted_snapshot(
+    run_id: str, seq_id: int, *, step: int, accumulated: bool, poison: str | None
+) -> SnapshotRecord:
+    """What a snapshot of this moment is to be called."""
+    return SnapshotRecord(
+        seq_id=seq_id,
+        prefix=f"runs/{run_id}/snapshots/{seq_id}",
+        step=step,
+        accumulated=accumulated,
+        poison=poison,
+    )

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
+from urllib.parse import quote
 from uuid import uuid4
 
 import torch
@@ -24,6 +25,7 @@ from tuft.slots import Slot
 from tuft.stopping import Stop
 from tuft.store import Heartbeat, Store, Tenure, connect
 from tuft.training.group import Place, RankGroup, join_group
+from tuft.training.inflight import InFlight
 from tuft.training.leader import Leader
 from tuft.training.memory import activation_bytes
 from tuft.training.partitioned import PartitionedBase
@@ -66,6 +68,8 @@ def run_worker(
     tenure.keep(stop.requested.set)
     stop.graceful(config.limits.stop_grace_s)
     _patiently(lambda: store.workers.set_model_info(info))
+    if config.state_folder is not None:
+        group.inflight = InFlight(config.state_folder / "inflight" / quote(name, safe=""))
     objects = open_object_store(config.object_store)
     leader = Leader(group, store, objects, config, entry.model_name, lease)
     heartbeat.ready()

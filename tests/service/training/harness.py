@@ -39,7 +39,7 @@ from tuft.contracts.operations import (
 )
 from tuft.contracts.records import LoraSpec, RunRecord
 from tuft.contracts.wire import Row
-from tuft.objects import ObjectStore, open_object_store
+from tuft.objects import LocalObjects, ObjectStore, open_object_store
 from tuft.store import Store, connect
 from tuft.training.commands import RowGroup
 from tuft.training.leader import Leader, result_type_of
@@ -125,6 +125,8 @@ class World:
     def __post_init__(self) -> None:
         self.store = Store(connect(self.store_url))
         self.objects: ObjectStore = open_object_store(self.config.object_store)
+        assert self.config.state_folder is not None
+        self.snapshot_store: ObjectStore = LocalObjects(self.config.state_folder / "snapshots")
 
     @classmethod
     def create(cls, store_url: str, folder: Path, model_folder: Path, **settings: Any) -> World:

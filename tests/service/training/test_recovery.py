@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
 from tests.service.training.harness import Client, Failed, Trainer, World, random_data
 from tests.service.training.reference import assert_same
+from tuft.errors import NotFound
 
 StartTrainer = Callable[[World], Trainer]
 RL = {"logprobs": 1.0, "advantages": 1.0}
 
 
-def with_trainer(world: World, **settings: int) -> World:
+def with_trainer(world: World, **settings: Any) -> World:
     trainer = world.config.trainer.model_copy(update=settings)
     return World(world.store_url, world.config.model_copy(update={"trainer": trainer}))
 
@@ -25,6 +27,11 @@ def submit_step(client: Client, step: int) -> list[str]:
         client.forward_backward(data[2:], "importance_sampling"),
         client.optim_step(3e-3, grad_clip_norm=1.0),
     ]
+
+
+def damage(world: World, folder: str) -> None:
+    for info in list(world.snapshot_store.list(folder)):
+        world.snapshot_store.put(info.key, b"damaged")
 
 
 def saved(trainer: Trainer, client: Client, name: str) -> dict[str, bytes]:
@@ -129,18 +136,22 @@ def test_the_last_two_snapshots_are_kept_and_the_journal_behind_them_trimmed(
 ) -> None:
     world = with_trainer(world, snapshot_every_tokens=1)
     trainer, client = start_trainer(world), world.client()
+    run_id = client.run.run_id
     trainer.result(client.create())
     for step in range(4):
         data = random_data(step, rows=1)
         trainer.all(client.forward_backward(data, as_object=True), client.optim_step())
-    trainer.result(client.save("end"))  # the turn of the last snapshot is over
-    run_id = client.run.run_id
-    snapshot = world.store.runs.status(run_id).snapshot
-    assert snapshot is not None
-    assert (snapshot.seq_id, snapshot.step) == (8, 4)
-    manifests = [o.key for o in world.objects.list(f"runs/{run_id}/snapshots")]
-    assert {key.split("/")[3] for key in manifests} == {"6", "8"}
-    assert [entry.seq_id for entry in world.store.journal.entries(run_id, 6, 10)] == [7, 8, 9]
+        trainer.until_saved(run_id)
+    status = world.store.runs.status(run_id)
+    newest, before = status.snapshot, status.snapshot_before
+    assert newest is not None
+    assert before is not None
+    assert (newest.seq_id, before.seq_id) == (7, 5)
+    kept = [o.key for o in world.snapshot_store.list(f"runs/{run_id}/snapshots")]
+    assert {key.split("/")[3] for key in kept} == {"5", "7"}
+    assert [entry.seq_id for entry in world.store.journal.entries(run_id, 5, 10)] == [6, 7, 8]
+    with pytest.raises(NotFound, match="begins after seq_id 5"):
+        world.store.journal.entries(run_id, 4, 10)
     payloads = [o.key for o in world.objects.list(f"payloads/{run_id}")]
     assert [key.rpartition("/")[2].partition("-")[0] for key in payloads] == ["7"]
 
@@ -154,10 +165,10 @@ def test_a_damaged_snapshot_is_passed_over_for_the_one_before(
     trainer.result(client.create())
     for step in range(3):
         trainer.all(*submit_step(client, step))
-    trainer.result(client.save("first"))
+        trainer.until_saved(client.run.run_id)
     snapshot = world.store.runs.status(client.run.run_id).snapshot
     assert snapshot is not None
-    world.objects.put(f"{snapshot.prefix}/optimizer.safetensors", b"damaged")
+    damage(world, f"{snapshot.prefix}/")
     assert_same(saved(start_trainer(world), client, "end"), expected)
 
 
@@ -167,9 +178,8 @@ def test_a_run_that_can_not_be_rebuilt_says_so(world: World, start_trainer: Star
     trainer.all(client.create(), other.create())
     for step in range(3):
         trainer.all(*submit_step(client, step))
-    trainer.result(client.save("first"))
-    for info in list(world.objects.list(f"runs/{client.run.run_id}/snapshots")):
-        world.objects.put(info.key, b"damaged")
+        trainer.until_saved(client.run.run_id)
+    damage(world, f"runs/{client.run.run_id}/snapshots")
     trainer = start_trainer(world)
     with pytest.raises(Failed, match=r"could not be rebuilt.*none of its snapshots"):
         trainer.result(client.optim_step())

@@ -77,10 +77,10 @@ def test_idle_runs_come_back_from_disk_with_their_gradients(
     assert not any(isinstance(command, commands.Restore) for command in done)
     # As many as were sent: nothing was replayed.
     assert sum(isinstance(command, commands.Compute) for command in done) == 4 * 3
-    assert not list(world.objects.list("runs/" + clients[0].run.run_id + "/snapshots"))
+    assert not list(world.snapshot_store.list("runs"))
 
 
-def test_beyond_the_limit_the_one_that_went_first_comes_back_by_replay(
+def test_beyond_the_limit_the_one_that_went_first_comes_back_by_a_snapshot(
     world: World,
     start_trainer: StartTrainer,
     expected: dict[str, bytes],
@@ -93,12 +93,12 @@ def test_beyond_the_limit_the_one_that_went_first_comes_back_by_replay(
     clients = [begun(trainer) for _ in range(4)]
     done.clear()
     assert_same(ended(trainer, clients[2]), expected)
-    assert not any(isinstance(command, commands.Create) for command in done)
+    assert not any(isinstance(command, commands.Resume) for command in done)
     assert_same(ended(trainer, clients[0]), expected)
-    assert any(isinstance(command, commands.Create) for command in done)
+    assert any(isinstance(command, commands.Resume) for command in done)
 
 
-def test_without_disk_they_come_back_by_replay(
+def test_without_disk_they_come_back_by_snapshots(
     world: World, start_trainer: StartTrainer, expected: dict[str, bytes]
 ) -> None:
     trainer = start_trainer(with_trainer(world, max_resident_adapters=1, spill_gb=0.0))

@@ -1,0 +1,171 @@
+"""Snapshots: with what waits for its optim_step, beside the work, and within bounds."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.service.training.harness import Client, Failed, Trainer, World, random_data
+from tests.service.training.reference import assert_same
+from tests.service.training.test_recovery import damage, saved, submit_step, with_trainer
+from tuft.contracts.records import RunRecord, SnapshotRecord
+from tuft.errors import NotFound, StorageFull
+from tuft.store import RunStatus
+from tuft.training.snapshots import Snapshots, wanted_snapshot
+
+StartTrainer = Callable[[World], Trainer]
+
+
+def half_a_step(trainer: Trainer) -> Client:
+    """Two steps, and gradients of half of a third."""
+    client = trainer.world.client()
+    trainer.result(client.create())
+    for step in range(2):
+        trainer.all(*submit_step(client, step))
+    trainer.until_saved(client.run.run_id)
+    trainer.all(client.forward_backward(random_data(7, rows=3)))
+    return client
+
+
+def rest_of_it(trainer: Trainer, client: Client) -> dict[str, bytes]:
+    trainer.all(client.forward_backward(random_data(8, rows=3)), client.optim_step(3e-3))
+    return saved(trainer, client, "end")
+
+
+def standing(world: World, client: Client) -> RunStatus:
+    return world.store.runs.status(client.run.run_id)
+
+
+def test_gradients_come_back_from_a_snapshot_to_the_same_bits(
+    world: World, start_trainer: StartTrainer
+) -> None:
+    plain = start_trainer(world)
+    expected = rest_of_it(plain, half_a_step(plain))
+    trainer = start_trainer(with_trainer(world, snapshot_every_tokens=1))
+    client = half_a_step(trainer)
+    trainer.until_saved(client.run.run_id)
+    status = standing(world, client)
+    assert status.snapshot is not None
+    assert (status.snapshot.seq_id, status.snapshot.accumulated) == (status.cursor, True)
+    # Nothing is left to replay: this can only come from the snapshot.
+    assert_same(rest_of_it(start_trainer(world), client), expected)
+
+
+def test_why_a_step_must_fail_comes_back_with_them(
+    world: World, start_trainer: StartTrainer
+) -> None:
+    trainer = start_trainer(with_trainer(world, snapshot_every_tokens=1))
+    client = half_a_step(trainer)
+    trainer.until_saved(client.run.run_id)
+    client.refuse("it was malformed")
+    trainer.result(client.forward_backward(random_data(8, rows=3)))
+    trainer.until_saved(client.run.run_id)
+    snapshot = standing(world, client).snapshot
+    assert snapshot is not None
+    assert snapshot.poison is not None
+    with pytest.raises(Failed, match=r"was not applied, since.*it was malformed"):
+        start_trainer(world).result(client.optim_step())
+
+
+def test_a_stop_saves_what_a_replay_would_cost(world: World, start_trainer: StartTrainer) -> None:
+    plain = start_trainer(world)
+    expected = rest_of_it(plain, half_a_step(plain))
+    trainer = start_trainer(with_trainer(world, max_resident_adapters=1))
+    clients = [half_a_step(trainer) for _ in range(2)]  # one of them went to disk
+    assert all(standing(world, client).snapshot is None for client in clients)
+    trainer.leader.finish(time.monotonic() + 60)
+    for client in clients:
+        status = standing(world, client)
+        assert status.snapshot is not None
+        assert status.snapshot.seq_id == status.cursor
+    trainer = start_trainer(world)
+    for client in clients:
+        assert_same(rest_of_it(trainer, client), expected)
+
+
+def test_where_there_is_no_room_the_journal_keeps_what_it_has(
+    world: World, start_trainer: StartTrainer, caplog: pytest.LogCaptureFixture
+) -> None:
+    plain = start_trainer(world)
+    expected = rest_of_it(plain, half_a_step(plain))
+    trainer = start_trainer(with_trainer(world, snapshot_every_tokens=1, snapshot_gb=1e-5))
+    client = half_a_step(trainer)
+    trainer.until_saved(client.run.run_id)
+    assert "trainer.snapshot_gb allows no more" in caplog.text
+    assert standing(world, client).snapshot is None
+    assert_same(rest_of_it(start_trainer(world), client), expected)
+
+
+def test_a_folder_that_fills_up_keeps_one_snapshot_a_run(
+    world: World, start_trainer: StartTrainer
+) -> None:
+    trainer = start_trainer(with_trainer(world, snapshot_every_tokens=1))
+    client = half_a_step(trainer)
+    trainer.until_saved(client.run.run_id)
+    used = sum(info.size for info in world.snapshot_store.list("runs"))
+    tight = with_trainer(world, snapshot_every_tokens=1, snapshot_gb=used * 1.8 / 1e9)
+    trainer = start_trainer(tight)
+    trainer.all(*submit_step(client, 3))
+    trainer.until_saved(client.run.run_id)
+    kept = {info.key.split("/")[3] for info in world.snapshot_store.list("runs")}
+    newest = standing(world, client).snapshot
+    assert newest is not None
+    assert kept == {str(newest.seq_id)}
+
+
+def test_they_go_where_the_configuration_says(world: World, start_trainer: StartTrainer) -> None:
+    trainer = start_trainer(with_trainer(world, snapshot_every_tokens=1, snapshots="object_store"))
+    client = half_a_step(trainer)
+    trainer.until_saved(client.run.run_id)
+    snapshot = standing(world, client).snapshot
+    assert snapshot is not None
+    assert not snapshot.local
+    assert world.objects.exists(f"{snapshot.prefix}/manifest.json")
+    # Another machine has another state folder, and needs none for this.
+    assert world.config.state_folder is not None
+    elsewhere = world.config.model_copy(update={"state_folder": world.config.state_folder / "b"})
+    trainer = start_trainer(World(world.store_url, elsewhere))
+    trainer.all(*submit_step(client, 3))
+    damage(world, "runs")
+
+
+def test_local_ones_of_runs_that_are_gone_are_removed(
+    world: World, start_trainer: StartTrainer
+) -> None:
+    trainer = start_trainer(with_trainer(world, snapshot_every_tokens=1))
+    client = half_a_step(trainer)
+    trainer.until_saved(client.run.run_id)
+    world.snapshot_store.put("runs/gone:train:0/snapshots/4/manifest.json", b"{}")
+    snapshots = trainer.leader.snapshotting.snapshots
+    snapshots.remove_of_others(lambda run_id: run_id == client.run.run_id)
+    runs = {info.key.split("/")[1] for info in world.snapshot_store.list("runs")}
+    assert runs == {client.run.run_id}
+
+
+def test_a_snapshot_of_another_machine_is_told(world: World, tmp_path: Path) -> None:
+    config = world.config.model_copy(update={"state_folder": None})
+    snapshots = Snapshots(config, world.objects)
+    elsewhere = SnapshotRecord(seq_id=3, prefix="runs/a/snapshots/3", step=1, local=True)
+    with pytest.raises(NotFound, match="state folder of the trainer's machine"):
+        snapshots.read(elsewhere)
+
+
+def test_the_room_that_snapshots_take_is_counted(world: World) -> None:
+    trainer: Any = world.config.trainer.model_copy(update={"snapshot_gb": 2500 / 1e9})
+    snapshots = Snapshots(world.config.model_copy(update={"trainer": trainer}), world.objects)
+    run = world.client().run
+
+    def write(run: RunRecord, seq_id: int) -> SnapshotRecord:
+        wanted = wanted_snapshot(run.run_id, seq_id, step=0, accumulated=False, poison=None)
+        return snapshots.write(run, wanted, {"state.safetensors": bytes(1000)})
+
+    write(run, 1)
+    second = write(run, 2)
+    with pytest.raises(StorageFull):
+        write(run, 3)
+    snapshots.remove_before(second)
+    write(run, 3)
