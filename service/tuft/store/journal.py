@@ -174,7 +174,7 @@ class Journal:
                 f"the journal of {run_id} begins after seq_id {trimmed}, "
                 f"entries after {after} were asked for"
             )
-        return [_decode(blob(entry)) for entry in found[1:]]
+        return [decode_entry(blob(entry)) for entry in found[1:]]
 
     def next(self, run_id: str) -> NextEntry:
         """The entry after the run's cursor, and what the trainer needs for it, in one go.
@@ -188,7 +188,7 @@ class Journal:
         return NextEntry(
             cursor=integer(cursor),
             writer_epoch=integer(epoch),
-            entry=None if entry is None else _decode(blob(entry)),
+            entry=None if entry is None else decode_entry(blob(entry)),
             payload=None if payload is None else blob(payload),
             gap=None if missing is None else (integer(missing), number(since)),
         )
@@ -333,7 +333,7 @@ class Journal:
         for start in range(after + 1, up_to + 1, _READ_AT_ONCE):
             seqs = range(start, min(start + _READ_AT_ONCE, up_to + 1))
             for entry in items(self._connection.call("HMGET", keys.entries(run_id), *seqs)):
-                op = None if entry is None else _decode(blob(entry))
+                op = None if entry is None else decode_entry(blob(entry))
                 if isinstance(op, Operation) and op.payload_object is not None:
                     unused.append(op.payload_object)
         return unused
@@ -352,7 +352,8 @@ def _tombstone_key(op: Operation) -> str:
     return f"{keys.tombstone_prefix(op.run_id)}{op.seq_id}"
 
 
-def _decode(entry: bytes) -> Operation | Tombstone:
+def decode_entry(entry: bytes) -> Operation | Tombstone:
+    """From what stands under a seq_id; see `keys.entries`."""
     kind: type[Operation] | type[Tombstone] = Operation if entry[:1] == b"O" else Tombstone
     return kind.model_validate_json(entry[1:])
 

@@ -10,7 +10,7 @@ import logging
 
 from tuft.errors import ConfigError
 from tuft.store import keys
-from tuft.store.connection import Connection, integer, script, text
+from tuft.store.connection import Connection, blob, integer, script, text
 
 log = logging.getLogger(__name__)
 
@@ -19,9 +19,20 @@ VERSION = 1
 
 
 def read_version(connection: Connection) -> int | None:
-    """What the store says of itself; None: nothing (it is empty, or of version 0)."""
+    """What the store says of itself; None: nothing (it is empty, or of version 0).
+
+    Raises:
+        ConfigError: only a part of it is there.
+    """
     found = connection.call("GET", keys.SCHEMA)
-    return None if found is None else integer(found)
+    if found is None:
+        return None
+    if not blob(found).isdigit():
+        raise ConfigError(
+            f"`tuft store {text(found)}` did not end, so that only a part of the store is there. "
+            "Empty it with `tuft store clear`, then import again what was to be imported"
+        )
+    return integer(found)
 
 
 def bring_up_to_date(connection: Connection) -> None:
@@ -31,7 +42,7 @@ def bring_up_to_date(connection: Connection) -> None:
     the older `tuft` must not run meanwhile: they would write what the newer one does not expect.
 
     Raises:
-        ConfigError: a newer `tuft` wrote it.
+        ConfigError: a newer `tuft` wrote it, or an import into it did not end.
     """
     version = read_version(connection)
     if version is None:
