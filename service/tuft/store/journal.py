@@ -26,7 +26,17 @@ from tuft.errors import (
     TuftError,
 )
 from tuft.store import keys
-from tuft.store.connection import Connection, blob, integer, items, mapping, number, script, text
+from tuft.store.connection import (
+    Arg,
+    Connection,
+    blob,
+    integer,
+    items,
+    mapping,
+    number,
+    script,
+    text,
+)
 from tuft.store.effects import flatten
 from tuft.store.events import STREAM_LENGTH
 from tuft.store.runs import not_live
@@ -86,38 +96,20 @@ class Journal:
             Refused: the seq_id was refused before.
             Conflict: the seq_id was taken by another request.
             QueueFull: `max_pending` operations of the run wait, or `max_tenant_pending` or
-                `max_pending_tokens` of the tenant, or `max_behind_snapshot`
-                of the run are behind its last snapshot. Nothing is written.
+                `max_pending_tokens` of the tenant, or `max_behind_snapshot` of the run are behind
+                its last snapshot. Nothing is written.
         """
         if future.request_id != op.request_id:
             raise ValueError(f"future {future.request_id} is not that of {op.request_id}")
         if op.seq_id < 1:
             raise InvalidRequest(f"seq_id is {op.seq_id}; the first request of a run has 1")
-        reply = items(
-            self._connection.run(
-                script("journal_accept"),
-                _acceptance_keys(op, future.tenant),
-                [
-                    op.run_id,
-                    op.seq_id,
-                    op.digest,
-                    "O" + op.model_dump_json(),
-                    op.accepted_at,
-                    int(payload is not None),
-                    payload or b"",
-                    future.model_dump_json(),
-                    writer_epoch,
-                    int(proves_earlier),
-                    max_pending,
-                    WINDOW,
-                    STREAM_LENGTH,
-                    _tokens(op),
-                    max_pending_tokens,
-                    max_tenant_pending,
-                    max_behind_snapshot,
-                ],
-            )
-        )
+        entry: list[Arg] = [op.run_id, op.seq_id, op.digest, "O" + op.model_dump_json()]
+        entry += [op.accepted_at, int(payload is not None), payload or b""]
+        entry += [future.model_dump_json(), writer_epoch, int(proves_earlier)]
+        limits: list[Arg] = [max_pending, WINDOW, STREAM_LENGTH, _tokens(op), max_pending_tokens]
+        limits += [max_tenant_pending, max_behind_snapshot]
+        acceptance = _acceptance_keys(op, future.tenant)
+        reply = items(self._connection.run(script("journal_accept"), acceptance, [*entry, *limits]))
         said = text(reply[0])
         if said in ("accepted", "duplicate"):
             return Accepted(op.request_id, duplicate=said == "duplicate")
