@@ -51,6 +51,8 @@ _LISTEN_EVERY_S = 0.002
 # times as many operations without tokens.
 _QUANTUM = 4
 _OPERATIONS_A_MICRO_BATCH = 8
+# Operations that a journal may hold behind the last snapshot, whatever a replay would cost.
+_LONGEST_JOURNAL = 1000
 _SERVER_ERRORS = frozenset({"config", "internal", "storage_full"})
 _RESULT_TYPES = {
     CreateModel: "CreateModel",
@@ -104,6 +106,7 @@ class Leader:
             lease=lease,
             snapshots=Snapshots(config, objects),
             every_tokens=config.trainer.snapshot_every_tokens,
+            longest_journal=min(_LONGEST_JOURNAL, config.limits.max_journal_operations // 2),
         )
         self._residents = Residents(
             group=group,
@@ -234,15 +237,26 @@ class Leader:
 
     def _serve(self, run_id: str) -> Task:
         """All that a run has to do now. A run with nothing to do is not brought into memory."""
+        served = False
         try:
             while (found := (yield from self._next_entry(run_id))) is not None:
+                served = True
                 state = yield from self._serve_entry(run_id, *found)
                 if state is not None and self._scheduler.gives_way(run_id, at_rest=state.at_rest):
                     self._scheduler.wake(run_id, state.record.tenant)
                     return
                 yield 0.0
+            if not served:
+                yield from self._shorten_journal(run_id)
         except NotFound as error:
             log.warning("training run %s is gone: %s", run_id, error.message)
+
+    def _shorten_journal(self, run_id: str) -> Task:
+        """A run that takes no more operations until it has a snapshot gets one."""
+        status = yield from until_available(run_id, lambda: self._store.runs.status(run_id))
+        if self.snapshotting.is_overdue(status.cursor, status.snapshot):
+            state = yield from self._residents.open(run_id)
+            self.snapshotting.consider(state)
 
     def _serve_entry(
         self, run_id: str, entry: Operation | Tombstone, payload: bytes | None

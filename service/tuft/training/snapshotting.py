@@ -28,8 +28,6 @@ _BURST_S = 2.0
 # Copies that wait to be written are memory.
 _MOST_WAITING = 4
 _MOST_WAITING_BYTES = 1 << 30
-# Operations that a journal may hold behind the last snapshot, whatever a replay would cost.
-_LONGEST_JOURNAL = 1000
 # With gradients a snapshot is larger: then the next optim_step is waited for, but not for long.
 _PATIENCE = 2
 _POLL_S = 0.005
@@ -60,6 +58,8 @@ class Snapshotting:
     lease: Lease
     snapshots: Snapshots
     every_tokens: int
+    longest_journal: int
+    """Entries behind the last snapshot, after which there is a new one whatever it costs."""
     _writing: list[_Writing] = field(default_factory=list)
     _spent_s: float = 0.0
 
@@ -72,12 +72,15 @@ class Snapshotting:
         self.poll()
         if state.being_saved or state.broken is not None or self._is_full:
             return
-        since = state.snapshot.seq_id if state.snapshot is not None else -1
-        overdue = state.cursor - since > _LONGEST_JOURNAL
+        overdue = self.is_overdue(state.cursor, state.snapshot)
         enough = self.every_tokens * (1 if state.at_rest else _PATIENCE)
         allowed = self._spent_s <= _BURST_S + _SHARE * (time.monotonic() - self._began)
         if overdue or (state.tokens > enough and allowed):
             self._begin(state)
+
+    def is_overdue(self, cursor: int, snapshot: SnapshotRecord | None) -> bool:
+        """Whether a journal that stands there has grown long since its snapshot."""
+        return cursor - (-1 if snapshot is None else snapshot.seq_id) > self.longest_journal
 
     def poll(self) -> None:
         """Take note of what was written since the last call. Raises: LeaseLost."""

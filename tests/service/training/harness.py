@@ -269,6 +269,7 @@ class Client:
             writer_epoch=0,
             proves_earlier=False,
             max_pending=1000,
+            max_behind_snapshot=self.world.config.limits.max_journal_operations,
         )
         return op.request_id
 

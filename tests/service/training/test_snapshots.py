@@ -13,7 +13,7 @@ from tests.service.training.harness import Client, Failed, Trainer, World, rando
 from tests.service.training.reference import assert_same
 from tests.service.training.test_recovery import damage, saved, submit_step, with_trainer
 from tuft.contracts.records import RunRecord, SnapshotRecord
-from tuft.errors import NotFound, StorageFull
+from tuft.errors import NotFound, QueueFull, StorageFull
 from tuft.store import RunStatus
 from tuft.training.snapshots import Snapshots, wanted_snapshot
 
@@ -131,6 +131,30 @@ def test_they_go_where_the_configuration_says(world: World, start_trainer: Start
     trainer = start_trainer(World(world.store_url, elsewhere))
     trainer.all(*submit_step(client, 3))
     damage(world, "runs")
+
+
+def test_a_run_that_takes_no_more_operations_gets_a_snapshot(
+    world: World, start_trainer: StartTrainer, small_disk: Path
+) -> None:
+    """The disk was full while its journal grew, and nothing is pending that would wake it."""
+    limits = world.config.limits.model_copy(update={"max_journal_operations": 6})
+    full = world.config.model_copy(update={"limits": limits, "state_folder": small_disk})
+    ballast = small_disk / "ballast"
+    world = World(world.store_url, full)
+    ballast.write_bytes(bytes(900_000))
+    trainer, client = start_trainer(world), world.client()
+    trainer.result(client.create())
+    trainer.all(*(client.optim_step() for _ in range(5)))
+    with pytest.raises(QueueFull, match="behind its last snapshot"):
+        client.optim_step()
+    ballast.unlink()
+    client.next_seq -= 1
+    with pytest.raises(QueueFull):
+        client.optim_step()
+    client.next_seq -= 1
+    trainer.leader.turn()
+    trainer.until_saved(client.run.run_id)
+    trainer.result(client.optim_step())
 
 
 def test_local_ones_of_runs_that_are_gone_are_removed(

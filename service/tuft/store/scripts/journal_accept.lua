@@ -43,7 +43,11 @@ if pending >= max_pending and not closes_gap then return {'full', pending} end
 local of_tenant = tonumber(redis.call('GET', tenant_pending) or 0)
 if of_tenant >= tonumber(ARGV[16]) and not closes_gap then return {'tenant_full', of_tenant} end
 local behind = seq - tonumber(state[10]) - 1
-if behind >= tonumber(ARGV[17]) and not closes_gap then return {'journal_full', behind} end
+if behind >= tonumber(ARGV[17]) and not closes_gap then
+  -- Nothing else would make a trainer that has nothing to do take the snapshot that is missing.
+  redis.call('XADD', work, 'MAXLEN', '~', ARGV[13], '*', 'id', run_id)
+  return {'journal_full', behind}
+end
 local tokens = tonumber(ARGV[14])
 local tokens_before = tonumber(redis.call('GET', pending_tokens) or '0')
 local too_many = tokens_before > 0 and tokens_before + tokens > tonumber(ARGV[15])
