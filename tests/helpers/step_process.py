@@ -24,7 +24,7 @@ import psutil
 
 # Preloaded in the fork server: what every step's process would import.
 import tuft_components.start_run.step
-import tuft_components.update.step
+import tuft_components.update.step  # noqa: F401
 import tuft_sdk._sdk_internals
 import tuft_sdk.plans  # noqa: F401
 from tests.waiting import wait_until
@@ -95,7 +95,9 @@ class StepProcess:
     def resume(self) -> None:
         os.kill(self.pid, signal.SIGCONT)
 
-    def kill(self) -> None:
+    def kill_after(self, seconds: float) -> None:
+        """Kill it, unless it ends before."""
+        self._process.join(seconds)
         self._process.kill()
 
     def wait(self, timeout_s: float = 100) -> Outcome:

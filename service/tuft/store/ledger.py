@@ -11,7 +11,7 @@ from tuft.store import keys
 from tuft.store.connection import Arg, Connection, integer, items, mapping, script, text
 
 MAX_ENTRIES = 10_000
-"""Steps kept per scope; beyond, the oldest finished ones are forgotten."""
+"""Steps kept per scope; beyond, the oldest are forgotten, finished ones first."""
 
 _TENANT = "tenant:"
 

@@ -150,3 +150,6 @@ def test_the_oldest_finished_steps_are_forgotten(
     begin(store, step_key="3")
     kept = [number for number in range(4) if store.ledger.get(ACME, f"{number}") is not None]
     assert kept == [0, 2, 3]
+    begin(store, step_key="4")  # none of them is finished
+    kept = [number for number in range(5) if store.ledger.get(ACME, f"{number}") is not None]
+    assert kept == [2, 3, 4]

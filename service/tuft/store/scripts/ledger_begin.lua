@@ -13,13 +13,16 @@ if redis.call('EXISTS', entry) == 0 then
   redis.call('ZADD', index, ARGV[5], ARGV[3])
   if redis.call('ZCARD', index) > tonumber(ARGV[2]) then
     -- Steps that never ended may be run again, so finished ones go first.
-    for _, oldest in ipairs(redis.call('ZRANGE', index, 0, 99)) do
-      if redis.call('HGET', ARGV[4] .. oldest, 'state') == 'finished' then
-        redis.call('DEL', ARGV[4] .. oldest)
-        redis.call('ZREM', index, oldest)
+    local oldest = redis.call('ZRANGE', index, 0, 99)
+    local going = oldest[1]
+    for _, key in ipairs(oldest) do
+      if redis.call('HGET', ARGV[4] .. key, 'state') == 'finished' then
+        going = key
         break
       end
     end
+    redis.call('DEL', ARGV[4] .. going)
+    redis.call('ZREM', index, going)
   end
 end
 return {'entry', redis.call('HGETALL', entry)}
