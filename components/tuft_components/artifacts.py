@@ -47,7 +47,8 @@ def local_input(uri: str) -> Iterator[Path]:
 
 @contextmanager
 def local_output(uri: str) -> Iterator[Path]:
-    """A local path to write to. It becomes the artifact only if the block succeeds.
+    """A local path to write to. It becomes the artifact only if the block succeeds; then it is on
+    the disk, or in the object store.
 
     Raises:
         TransientFailure: the object store is away.
@@ -58,7 +59,9 @@ def local_output(uri: str) -> Iterator[Path]:
         with tempfile.TemporaryDirectory(prefix=".tuft-", dir=target.parent) as folder:
             path = Path(folder) / target.name
             yield path
+            _sync(path)
             os.replace(path, target)
+            _sync(target.parent)
         return
     bucket, key = target
     with tempfile.TemporaryDirectory(prefix="tuft-") as folder:
@@ -66,6 +69,15 @@ def local_output(uri: str) -> Iterator[Path]:
         yield path
         with _object_store_errors(uri):
             _s3().fput_object(bucket, key, str(path))
+
+
+def _sync(path: Path) -> None:
+    """What a step has said to be done must survive a power failure."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def _parse(uri: str) -> Path | tuple[str, str]:

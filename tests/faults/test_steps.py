@@ -178,8 +178,10 @@ def test_an_update_that_is_killed_at_any_time(steps: Steps, undisturbed: Undistu
     dice = random.Random(1)
     for _ in range(30):
         run_id = steps.new_run()
-        while (process := steps.update(run_id)) and dice.random() < 0.8:
+        process = steps.update(run_id)
+        while dice.random() < 0.8:
             process.kill_after(dice.uniform(0, 1.0))
             assert process.wait().code in (KILLED, ExitCode.OK)
+            process = steps.update(run_id)
         steps.result(run_id, process.wait()).assert_equals(undisturbed[0])
         steps.check_finished(run_id, undisturbed[0])
