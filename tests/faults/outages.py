@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from tests.faults.clients import Trainee
@@ -20,64 +20,69 @@ log = logging.getLogger(__name__)
 _END_S = 300.0
 
 
-@dataclass
-class Seen:
-    """What the clients of an outage saw."""
+class Work:
+    """Clients at work, and what they see: `answered`, and how long one was without an answer."""
 
-    answered: int = 0
-    longest_pause_s: float = 0.0
-    """Without any answer, for that one of them that waited longest."""
+    def __init__(self, clients: Sequence[Trainee]) -> None:
+        self.clients = clients
+        self.longest_pause_s = 0.0
+        self._stop = threading.Event()
+        self._watch = threading.Thread(target=self._see_pauses, daemon=True)
 
-    def __str__(self) -> str:
-        return f"{self.answered} answers, no error; longest pause {self.longest_pause_s:.1f} s"
+    @property
+    def answered(self) -> int:
+        return sum(client.resolved for client in self.clients)
 
+    def turns(self, more: int) -> None:
+        """Wait until each client did so many more turns of its loop, or one has failed."""
+        wanted = [client.iterations + more for client in self.clients]
 
-@dataclass
-class _Watch:
-    """Sees how long each client is without an answer."""
+        def there() -> bool:
+            return any(client.failure for client in self.clients) or all(
+                client.iterations >= turns
+                for client, turns in zip(self.clients, wanted, strict=True)
+            )
 
-    clients: Sequence[Trainee]
-    seen: Seen = field(default_factory=Seen)
-    _stop: threading.Event = field(default_factory=threading.Event)
+        wait_until(there, _END_S, "clients to go on")
 
-    def __enter__(self) -> Seen:
-        self._thread = threading.Thread(target=self._run, daemon=True)
-        self._thread.start()
-        return self.seen
+    def begin(self) -> None:
+        for client in self.clients:
+            client.start()
+        self._watch.start()
 
-    def __exit__(self, *_: object) -> None:
+    def end(self) -> None:
+        for client in self.clients:
+            client.end()
+        for client in self.clients:
+            client.join(_END_S)
         self._stop.set()
-        self._thread.join()
-        self.seen.answered = sum(client.resolved for client in self.clients)
+        self._watch.join()
+        log.warning("%d answers; longest pause %.1f s", self.answered, self.longest_pause_s)
 
-    def _run(self) -> None:
+    def _see_pauses(self) -> None:
         resolved = [client.resolved for client in self.clients]
         since = [time.monotonic()] * len(resolved)
         while not self._stop.wait(0.05):
             now = time.monotonic()
             for index, client in enumerate(self.clients):
-                self.seen.longest_pause_s = max(self.seen.longest_pause_s, now - since[index])
+                self.longest_pause_s = max(self.longest_pause_s, now - since[index])
                 if client.resolved != resolved[index]:
                     resolved[index], since[index] = client.resolved, now
 
 
-def endure(
+@contextmanager
+def enduring(
     url: str,
-    disturb: Callable[[], None],
     *,
     tenants: Sequence[str] = ("alice",),
     seed: int = 1,
-    before: int = 3,
-    after: int = 3,
     objects: Path | None = None,
-) -> Seen:
-    """Clients at work, a disturbance, and clients that go on.
+) -> Iterator[Work]:
+    """Clients at work before, in and after the block, in which something happens to the service.
 
     Args:
         url: of the service.
-        disturb: returns when the disturbance is over.
         tenants: a client each.
-        before, after: turns of each client before the disturbance, and from its end on.
         objects: root of a local object store, where final weights are to be compared with those
             of an undisturbed run, which is done here, too; on one rank and with one tenant they
             are the same to the bit.
@@ -87,41 +92,23 @@ def endure(
             twice.
     """
     clients = [Trainee(url, KEYS[tenant], seed + n) for n, tenant in enumerate(tenants)]
-    for client in clients:
-        client.start()
-    with _Watch(clients) as seen:
-        _turns(clients, before)
-        disturb()
-        _turns(clients, after)
-        for client in clients:
-            client.end()
-        for client in clients:
-            client.join(_END_S)
-    log.warning("%s", seen)
+    work = Work(clients)
+    work.begin()
+    try:
+        work.turns(3)
+        yield work
+        work.turns(3)
+    finally:
+        work.end()
     problems = [client.failure for client in clients if client.failure is not None]
     assert not problems, "\n".join(problems)
-    for client in clients:
+    for client, tenant in zip(clients, tenants, strict=True):
         assert client.submitted == client.resolved
         assert client.journal is not None
         client.journal.do(SaveState(FINAL))
         problems += miscounted(client.journal)
-    for client, tenant in zip(clients, tenants, strict=True):
+        again = repeat(url, KEYS[tenant], client.seed, client.journal)
         if objects is not None:
-            assert client.journal is not None
-            again = repeat(url, KEYS[tenant], client.seed, client.journal)
             exact = len(clients) == 1
             problems += differing(client.journal, again, objects, objects, exact=exact)
     assert not problems, "\n".join(problems)
-    return seen
-
-
-def _turns(clients: Sequence[Trainee], more: int) -> None:
-    """Wait until each client did so many more turns, or has failed."""
-    wanted = [client.iterations + more for client in clients]
-
-    def there() -> bool:
-        return any(client.failure for client in clients) or all(
-            client.iterations >= turns for client, turns in zip(clients, wanted, strict=True)
-        )
-
-    wait_until(there, _END_S, "clients to go on")

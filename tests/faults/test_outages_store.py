@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.faults.outages import endure
+from tests.faults.outages import enduring
 from tests.faults.tree import Tree, tree
 from tests.waiting import wait_until
 
@@ -32,32 +32,26 @@ def service(tmp_path_factory: pytest.TempPathFactory, tiny_model_folder: Path) -
 
 def test_a_store_that_stands_still_for_half_a_minute(service: Tree) -> None:
     """No connection is refused, no reply comes: requests wait, then get 503, then go on."""
-
-    def disturb() -> None:
+    with enduring(service.url, tenants=["alice", "bob"], objects=service.objects) as work:
         server = _server(service)
         assert server is not None
         server.send_signal(signal.SIGSTOP)
         time.sleep(30)
         server.send_signal(signal.SIGCONT)
-
-    seen = endure(service.url, disturb, tenants=["alice", "bob"], objects=service.objects)
-    assert 30 < seen.longest_pause_s < 90
+    assert 30 < work.longest_pause_s < 90
 
 
 def test_a_store_that_is_killed_again_and_again(service: Tree) -> None:
     """In the middle of writes, ten times."""
     chance = random.Random(4)
-
-    def disturb() -> None:
+    with enduring(service.url, objects=service.objects) as work:
         for _ in range(10):
             time.sleep(chance.uniform(0.2, 2.0))
             server = _server(service)
             assert server is not None
             server.kill()
             wait_until(lambda known=server.pid: _pid(service) not in (None, known), 30)
-
-    seen = endure(service.url, disturb, objects=service.objects)
-    assert seen.longest_pause_s < 30
+    assert work.longest_pause_s < 30
 
 
 def _pid(service: Tree) -> int | None:
