@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Generator, Iterable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from dataclasses import dataclass, field
 from typing import TypeVar, cast
@@ -15,6 +15,7 @@ from tuft.errors import LeaseLost, TuftError, Unavailable
 from tuft.objects import ObjectStore
 from tuft.store import Lease, Store
 from tuft.training import commands
+from tuft.training.beside import Beside
 from tuft.training.group import RankFailure, RankGroup
 from tuft.training.runs import RunState
 from tuft.training.snapshots import Snapshots, wanted_snapshot
@@ -64,7 +65,7 @@ class Snapshotting:
     _spent_s: float = 0.0
 
     def __post_init__(self) -> None:
-        self._thread = ThreadPoolExecutor(1, "snapshots")
+        self._thread = Beside("snapshots")
         self._began = time.monotonic()
 
     def consider(self, state: RunState) -> None:
@@ -136,7 +137,6 @@ class Snapshotting:
                 break
             except TuftError as error:
                 log.warning("no snapshot of %s: %s", writing.state.run_id, error.message)
-        self._thread.shutdown(wait=False, cancel_futures=True)
 
     def sweep(self, is_known: Callable[[str], bool]) -> None:
         """Remove, beside the work, local snapshots of runs that are gone."""
@@ -147,7 +147,7 @@ class Snapshotting:
             except TuftError as error:
                 log.warning("old snapshots were not looked through: %s", error.message)
 
-        self._thread.submit(job)
+        self._thread.start(job)
 
     @property
     def _is_full(self) -> bool:
@@ -157,7 +157,7 @@ class Snapshotting:
     def _beside(self, do: Callable[[], T], state: RunState) -> Generator[float, None, T]:
         """Have the thread do it, until the stores are there; other runs go on meanwhile."""
         while True:
-            done = self._thread.submit(do)
+            done = self._thread.start(do)
             while not done.done():
                 yield _POLL_S
             try:
@@ -178,7 +178,7 @@ class Snapshotting:
             return snapshot
 
         state.being_saved = True
-        self._writing.append(_Writing(state, state.tokens, copy.size, self._thread.submit(job)))
+        self._writing.append(_Writing(state, state.tokens, copy.size, self._thread.start(job)))
 
     def _capture(self, state: RunState) -> AdapterState | None:
         begun = time.monotonic()
