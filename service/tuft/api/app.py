@@ -45,7 +45,9 @@ _ROUTERS = (
 def create_app(services: Services) -> FastAPI:
     """The ASGI application over opened services."""
 
-    housekeeping = Housekeeping(services.store, services.objects, services.config.limits)
+    housekeeping = Housekeeping(
+        services.store, services.objects, services.catalog, services.config.limits
+    )
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:

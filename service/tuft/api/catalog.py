@@ -3,6 +3,9 @@
 The object store has the truth (manifest and settings); the store's index answers lists. At
 start every process puts what the index lacks back into it, together with the training runs
 that only checkpoints remember.
+
+One that is deleted, or expires, is gone for everybody who comes from now on. Its files go, and
+its name is free, when nobody uses it any more: see `Uses`.
 """
 
 from __future__ import annotations
@@ -12,14 +15,20 @@ import threading
 import time
 from collections.abc import Callable
 
+from tuft.api.uses import Uses
 from tuft.checkpoints import CheckpointPath, Checkpoints, parse_path
 from tuft.contracts.records import CheckpointKind, CheckpointRecord, CheckpointSettings
-from tuft.errors import NotFound, TuftError, Unavailable
+from tuft.errors import DamagedCheckpoint, InvalidRequest, NotFound, TuftError, Unavailable
 from tuft.store import Store
+from tuft.store.checkpoints import Place, place_of
 
 _log = logging.getLogger(__name__)
 _WAIT_FOR_SCAN_S = 10.0
 _RETRY_SCAN_S = 1.0
+_ENDS_AT_ONCE = 100
+_USED_LOOK_AGAIN_S = 60.0
+# Longer than a removal lasts. Who dies in one leaves it to others after this.
+_REMOVAL_S = 600.0
 
 
 class Catalog:
@@ -28,6 +37,7 @@ class Catalog:
     def __init__(self, store: Store, checkpoints: Checkpoints) -> None:
         self._store = store
         self._checkpoints = checkpoints
+        self._uses = Uses(store)
         self._scanned = threading.Event()
         self._stopping = threading.Event()
 
@@ -64,8 +74,37 @@ class Catalog:
             raise NotFound(f"there is no checkpoint {str(place)!r}")
         return record
 
-    def exists(self, run_id: str, kind: CheckpointKind, name: str) -> bool:
-        return self._get(CheckpointPath(run_id, kind, name)) is not None
+    def use(self, tenant: str, path: str, user: str) -> CheckpointRecord:
+        """`find`, for somebody who is going to read the files: they stay for as long as it lives.
+
+        `user` is the name that a function of `tuft.api.uses` gives.
+        """
+        self._uses.enter(place_of(self.find(tenant, path)), user)
+        return self.find(tenant, path)
+
+    def check_free(
+        self, run_id: str, kind: CheckpointKind, name: str, *, overwrite: bool = False
+    ) -> None:
+        """Whether a checkpoint can be written under this name.
+
+        Raises:
+            InvalidRequest: one is there (and `overwrite` is not set), or was deleted and is
+                still in use.
+        """
+        place = CheckpointPath(run_id, kind, name)
+        record = self._look_up(place)
+        if record is None:
+            return
+        if record.settings.is_over(time.time()):
+            user = self.delete(record)
+            if user is not None:
+                raise InvalidRequest(
+                    f"checkpoint {str(place)!r} was deleted, or has expired, and is still used by "
+                    f"{user}; choose another name, or try again when that has ended"
+                )
+        elif not overwrite:
+            hint = ", or pass overwrite=true" if kind == "weights" else ""
+            raise InvalidRequest(f"checkpoint {place} exists already; choose another name{hint}")
 
     def of_run(self, run_id: str) -> list[CheckpointRecord]:
         """All checkpoints of a run, newest first. Raises Unavailable while rebuilding."""
@@ -95,31 +134,90 @@ class Catalog:
         changed = self._checkpoints.set_settings(prefix, change(current))
         self._store.checkpoints.put(changed)
 
-    def delete(self, record: CheckpointRecord) -> None:
-        """Remove the files, then the entry: a crash between leaves an entry, never a file."""
-        manifest = record.manifest
-        where = (manifest.run.run_id, manifest.kind, manifest.name)
-        self._checkpoints.delete(*where)
-        self._store.checkpoints.remove(*where)
+    def delete(self, record: CheckpointRecord) -> str | None:
+        """Let nobody else use it, and remove it where nobody does; who does, in words.
+
+        The files go before the entry: a crash between leaves an entry, never a file.
+        """
+        place = place_of(record)
+        if record.settings.deleted_at is None:
+            try:
+                self.change(record, lambda now: now.model_copy(update={"deleted_at": time.time()}))
+            except (NotFound, DamagedCheckpoint) as error:
+                # Nobody can read it anyhow.
+                _log.warning("%s is removed at once: %s", record.manifest.path, error.message)
+                return self._remove(place)
+        try:
+            return self._uses.of(place) or self._remove(place)
+        except Unavailable as error:
+            # It is deleted; only its files are left, which `sweep` comes back for.
+            _log.warning("the files of %s stay for now: %s", record.manifest.path, error.message)
+            return "its removal, which is under way"
+
+    def sweep(self, now: float) -> int:
+        """Remove those that have come to their end at `now`; how many there were, or more.
+
+        Raises:
+            Unavailable: store or object store are away; what is left stays entered.
+        """
+        due = self._store.checkpoints.ending(now, _ENDS_AT_ONCE)
+        for place in due:
+            user = self._end(place, now)
+            if user is not None:
+                self._store.checkpoints.end_later(place, now + _USED_LOOK_AGAIN_S)
+                _log.info("the files of tinker://%s/%s/%s stay for now: %s", *place, user)
+        return len(due)
+
+    def _end(self, place: Place, now: float) -> str | None:
+        try:
+            record = self._checkpoints.record(self._checkpoints.prefix_of(*place))
+        except NotFound:
+            # A removal that was cut short.
+            return self._remove(place)
+        except DamagedCheckpoint as error:
+            _log.warning("it stays, though it has come to its end: %s", error.message)
+            self._store.checkpoints.forget_end(place)
+            return None
+        if record.settings.is_over(now):
+            return self.delete(record)
+        # Written again, or given more time, and the index does not know.
+        self._store.checkpoints.put(record)
+        return None
+
+    def _remove(self, place: Place) -> str | None:
+        if not self._store.checkpoints.claim_removal(place, _REMOVAL_S):
+            return "its removal, which is under way"
+        try:
+            self._checkpoints.delete(*place)
+        except TuftError:
+            self._store.checkpoints.give_up_removal(place)
+            raise
+        self._store.checkpoints.remove(*place)
+        return None
 
     def _get(self, place: CheckpointPath) -> CheckpointRecord | None:
+        record = self._look_up(place)
+        return record if record is not None and self._is_alive(record) else None
+
+    def _look_up(self, place: CheckpointPath) -> CheckpointRecord | None:
+        """Also one that is over."""
         try:
-            record = self._store.checkpoints.get(place.run_id, place.kind, place.name)
+            return self._store.checkpoints.get(place.run_id, place.kind, place.name)
         except NotFound:
             if self._scanned.is_set():
                 return None
-            # The scan may not have come to it yet.
-            try:
-                record = self._checkpoints.record(place.prefix)
-            except NotFound:
-                return None
-        return record if self._is_alive(record) else None
+        # The scan may not have come to it yet.
+        try:
+            return self._checkpoints.record(place.prefix)
+        except NotFound:
+            return None
 
     def _is_alive(self, record: CheckpointRecord) -> bool:
-        expires_at = record.settings.expires_at
-        if expires_at is None or expires_at > time.time():
+        if not record.settings.is_over(time.time()):
             return True
-        self.delete(record)
+        if record.settings.deleted_at is None:
+            # Expired just now. The index must not list it any more.
+            self.delete(record)
         return False
 
     def _rebuild(self) -> None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 import time
 
+from tuft.api.catalog import Catalog
 from tuft.config import LimitsConfig
 from tuft.contracts.records import Disposable
-from tuft.errors import TuftError
+from tuft.errors import NotFound, TuftError
 from tuft.objects import ObjectStore
 from tuft.store import Store
 
@@ -20,9 +22,12 @@ _AT_ONCE = 100
 class Housekeeping:
     """One thread a process; several processes may do the same, since removing is idempotent."""
 
-    def __init__(self, store: Store, objects: ObjectStore, limits: LimitsConfig) -> None:
+    def __init__(
+        self, store: Store, objects: ObjectStore, catalog: Catalog, limits: LimitsConfig
+    ) -> None:
         self._store = store
         self._objects = objects
+        self._catalog = catalog
         self._limits = limits
         self._stopping = threading.Event()
 
@@ -55,13 +60,18 @@ class Housekeeping:
     def _end_of(self, thing: Disposable) -> float:
         if thing.session_id is None:
             return 0.0
-        seen = self._store.sessions.last_seen(thing.session_id)
-        return 0.0 if seen is None else seen + self._limits.policy_ttl_s
+        seen = self._store.sessions.last_seen(thing.session_id) or 0.0
+        # A process that attached to the run has a session of its own.
+        with contextlib.suppress(NotFound):
+            run_id = thing.key.split("/")[1]
+            seen = max(seen, self._store.runs.status(run_id).last_request_at)
+        return seen + self._limits.policy_ttl_s if seen else 0.0
 
     def _run(self) -> None:
         while not self._stopping.wait(_EVERY_S):
             try:
                 while self.sweep(time.time()) == _AT_ONCE:
                     pass
+                self._catalog.sweep(time.time())
             except TuftError as error:
                 _log.warning("housekeeping, will try again: %s", error.message)

@@ -39,8 +39,10 @@ def check_lora(lora: LoraRequest, model: ModelInfo) -> None:
             )
 
 
-def loadable(services: Services, caller: Caller, path: str, *, optimizer: bool) -> CheckpointRecord:
-    """A training checkpoint that a run can take up.
+def loadable(
+    services: Services, caller: Caller, path: str, *, optimizer: bool, user: str
+) -> CheckpointRecord:
+    """A training checkpoint that a run can take up; its files stay for as long as `user` lives.
 
     Raises:
         InvalidRequest: not a path, a sampler's checkpoint, or no optimizer state to restore.
@@ -52,7 +54,7 @@ def loadable(services: Services, caller: Caller, path: str, *, optimizer: bool) 
             f"{path} is a checkpoint of kind {kind!r}; training starts from kind 'weights' "
             "(save_state)"
         )
-    record = services.catalog.find(caller.tenant, path)
+    record = services.catalog.use(caller.tenant, path, user)
     if optimizer and not record.manifest.has_optimizer:
         raise InvalidRequest(f"checkpoint {path} has no optimizer state; load it without")
     return record

@@ -85,11 +85,8 @@ class Checkpoints:
             replay = manifest.request_id is not None and existing.request_id == manifest.request_id
             if replay and self._is_whole(prefix, existing):
                 return self._record(prefix, existing)
-            if not replay and not overwrite:
-                raise InvalidRequest(
-                    f"checkpoint {existing.path} exists already; choose another name, "
-                    "or pass overwrite=true"
-                )
+            if not replay:
+                self._check_free(prefix, existing, overwrite)
         apart = fence is not None or next(iter(self._objects.list(prefix)), None) is not None
         manifest = manifest.model_copy(
             update={
@@ -195,6 +192,17 @@ class Checkpoints:
             if overwrite:
                 return None
             raise
+
+    def _check_free(self, prefix: str, existing: CheckpointManifest, overwrite: bool) -> None:
+        if not overwrite:
+            raise InvalidRequest(
+                f"checkpoint {existing.path} exists already; choose another name, "
+                "or pass overwrite=true"
+            )
+        if self._record(prefix, existing).settings.deleted_at is not None:
+            raise InvalidRequest(
+                f"checkpoint {existing.path} was deleted and is still in use; choose another name"
+            )
 
     def _is_whole(self, prefix: str, manifest: CheckpointManifest) -> bool:
         try:
@@ -319,7 +327,8 @@ def _verify(path: str, place: str, data: bytes, expected: CheckpointFile) -> Non
 
 
 def _json(record: CheckpointManifest | CheckpointSettings) -> bytes:
-    return (record.model_dump_json(indent=1) + "\n").encode()
+    # What is not set is left out, so that an older version can read it where it can.
+    return (record.model_dump_json(indent=1, exclude_none=True) + "\n").encode()
 
 
 def _check_file_names(files: Iterable[str]) -> None:

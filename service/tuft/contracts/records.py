@@ -114,6 +114,14 @@ class CheckpointSettings(Record):
 
     public: bool = False
     expires_at: float | None = None
+    deleted_at: float | None = None
+    """Its owner removed it; the files stay for as long as something uses them."""
+
+    def is_over(self, now: float) -> bool:
+        """Whether nobody may begin to use the checkpoint any more."""
+        return self.deleted_at is not None or (
+            self.expires_at is not None and self.expires_at <= now
+        )
 
 
 class CheckpointRecord(Record):

@@ -13,6 +13,8 @@ RESULTS = "tuft:results"
 MODELS = "tuft:models"
 DISPOSAL = "tuft:disposal"
 """Sorted set of Disposable records by the time they are due."""
+CHECKPOINT_ENDS = "tuft:checkpoint-ends"
+"""Sorted set of checkpoint names (`run/kind/name`) by when they are to be removed."""
 WORKERS = "tuft:workers"
 WORKER_PREFIX = "tuft:worker:"
 SESSION_PREFIX = "tuft:session:"
@@ -140,6 +142,16 @@ def run_checkpoints(run_id: str) -> str:
 def checkpoint(name: str) -> str:
     """String: CheckpointRecord JSON. `name` is `run/kind/name`."""
     return f"tuft:checkpoint:{name}"
+
+
+def checkpoint_users(name: str) -> str:
+    """Sorted set of what may read the checkpoint's files, by when it began."""
+    return f"tuft:checkpoint-users:{name}"
+
+
+def checkpoint_removal(name: str) -> str:
+    """String with an end: somebody is removing the checkpoint's files."""
+    return f"tuft:checkpoint-removal:{name}"
 
 
 def future(request_id: str) -> str:

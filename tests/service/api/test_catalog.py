@@ -14,7 +14,7 @@ from tests.waiting import wait_until
 from tuft.api.catalog import Catalog
 from tuft.checkpoints import Checkpoints
 from tuft.contracts.records import CheckpointRecord, CheckpointSettings
-from tuft.errors import NotFound
+from tuft.errors import InvalidRequest, NotFound
 from tuft.persistence import PersistenceConfig
 from tuft.store import EmbeddedStore
 
@@ -29,8 +29,9 @@ def test_a_checkpoint_is_found_before_the_scan_has_come_to_it(api: Api) -> None:
     record = write_checkpoint(api, run_id, "weights", "a", index=False)
     catalog = catalog_of(api)
     assert catalog.find("alice", record.manifest.path) == record
-    assert catalog.exists(run_id, "weights", "a")
-    assert not catalog.exists(run_id, "weights", "b")
+    with pytest.raises(InvalidRequest, match="exists already"):
+        catalog.check_free(run_id, "weights", "a")
+    catalog.check_free(run_id, "weights", "b")
     with pytest.raises(NotFound):
         catalog.find("bob", record.manifest.path)
 

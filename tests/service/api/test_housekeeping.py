@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from tuft.api.catalog import Catalog
 from tuft.api.housekeeping import Housekeeping
+from tuft.checkpoints import Checkpoints
 from tuft.config import LimitsConfig, ObjectStoreConfig
 from tuft.contracts.records import Disposable, SessionRecord
 from tuft.objects import ObjectStore, open_object_store
@@ -28,7 +30,7 @@ def objects(tmp_path: Path) -> ObjectStore:
 
 @pytest.fixture
 def housekeeping(store: Store, objects: ObjectStore) -> Housekeeping:
-    return Housekeeping(store, objects, LIMITS)
+    return Housekeeping(store, objects, Catalog(store, Checkpoints(objects)), LIMITS)
 
 
 def test_results_go_when_they_are_due(

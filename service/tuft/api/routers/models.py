@@ -14,6 +14,7 @@ from tuft.api.deps import Authenticated, Caller, Injected, JsonBody
 from tuft.api.rules import check_lora, check_optimizer, check_rank, loadable
 from tuft.api.schemas import text_values
 from tuft.api.services import Services
+from tuft.api.uses import operation_user
 from tuft.checkpoints import parse_path
 from tuft.contracts.operations import (
     CreateFromCheckpoint,
@@ -80,7 +81,10 @@ def create_from_checkpoint(
     run_id = f"{request.session_id}:train:{request.model_seq_id}"
     repeated = _existing(services, run_id)
     if repeated is None:
-        manifest = loadable(services, caller, request.path, optimizer=request.optimizer).manifest
+        user = operation_user(run_id, 0)
+        manifest = loadable(
+            services, caller, request.path, optimizer=request.optimizer, user=user
+        ).manifest
         base_model, lora = manifest.run.base_model, manifest.run.lora
     else:
         # The checkpoint may be gone since; the digest tells whether this is the same request.

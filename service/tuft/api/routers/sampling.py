@@ -12,6 +12,7 @@ from tuft.api.access import sampler_of, session_of
 from tuft.api.deps import Authenticated, Caller, Injected, JsonBody
 from tuft.api.samples import sequence_ids, to_operation
 from tuft.api.services import Services
+from tuft.api.uses import session_user
 from tuft.checkpoints import parse_path
 from tuft.contracts.operations import FutureRecord, digest_of
 from tuft.contracts.policies import policy_name
@@ -101,7 +102,8 @@ def _new_sampler(
             raise InvalidRequest(
                 f"{request.model_path} can't be sampled; use kind 'sampler_weights' or 'weights'"
             )
-        manifest = services.catalog.find(caller.tenant, request.model_path).manifest
+        user = session_user(request.session_id)
+        manifest = services.catalog.use(caller.tenant, request.model_path, user).manifest
         found = manifest.run.base_model
         if base_model not in (None, found):
             raise InvalidRequest(

@@ -17,6 +17,7 @@ from tuft.api.routers.models import create_from_checkpoint
 from tuft.api.rules import check_optimizer, check_rank, loadable
 from tuft.api.services import Services
 from tuft.api.submission import Draft, Slot, Submission
+from tuft.api.uses import operation_user
 from tuft.api.validation import check_batch
 from tuft.checkpoints import check_name, parse_path
 from tuft.contracts import wire
@@ -76,8 +77,7 @@ def save_weights(services: Injected, caller: Authenticated, body: JsonBody) -> d
         if request.path is None:
             raise InvalidRequest("path is missing; it is the name of the checkpoint")
         name = check_name(request.path)
-        if not request.overwrite:
-            _check_free(services, slot, "weights", name)
+        _check_free(services, slot, "weights", name, overwrite=request.overwrite)
         return Draft(
             body=SaveWeights(
                 name=name,
@@ -197,15 +197,13 @@ def _batch(services: Services, slot: Slot, data: bytes) -> Draft:
     )
 
 
-def _check_free(services: Services, slot: Slot, kind: CheckpointKind, name: str) -> None:
+def _check_free(
+    services: Services, slot: Slot, kind: CheckpointKind, name: str, *, overwrite: bool = False
+) -> None:
     """A repeated request finds the checkpoint that it made itself; the trainer, which writes
     them one after the other, has the last word."""
-    run_id = slot.run.run_id
-    if not slot.repeated and services.catalog.exists(run_id, kind, name):
-        hint = ", or pass overwrite=true" if kind == "weights" else ""
-        raise InvalidRequest(
-            f"checkpoint tinker://{run_id}/{kind}/{name} exists already; choose another name{hint}"
-        )
+    if not slot.repeated:
+        services.catalog.check_free(slot.run.run_id, kind, name, overwrite=overwrite)
 
 
 def _check_load_into(
@@ -217,7 +215,9 @@ def _check_load_into(
         check_optimizer(request.optimizer_config)
     if slot.repeated:
         return
-    source = loadable(services, caller, request.path, optimizer=request.optimizer).manifest.run
+    user = operation_user(slot.run.run_id, slot.seq_id)
+    record = loadable(services, caller, request.path, optimizer=request.optimizer, user=user)
+    source = record.manifest.run
     check_rank(services, source.lora.rank)
     if source.base_model != slot.run.base_model:
         raise InvalidRequest(
