@@ -4,6 +4,7 @@
 #   make install-vllm                vLLM as well, for `sampler.engine: vllm`; its CPU build where there is no GPU
 #   make demo                        train a real model with the demo pipeline; results in demo-output/
 #   make test | test-all             the tests | those marked slow as well
+#   make faults                      kill processes at every fault point and at random (1 to 2 hours; docs/reliability.md)
 #   make check                       ruff, mypy --strict, import layers, size budgets
 #   make bench                       the service beside plain PyTorch and transformers (docs/performance.md)
 #   make clean                       remove .venv and what the targets wrote
@@ -11,6 +12,7 @@
 # Variables: PYTHON      the Python (3.11 or newer) that .venv is made with
 #            TORCH_ARGS  more arguments for the installation of torch (see `torch-hint` below)
 #            DEMO_ARGS   more arguments for `tuft-pipelines demo`
+#            FAULTS_ARGS arguments for `python -m tests.faults`, such as "--minutes 10"; --help tells them
 #            BENCH       names of some benchmarks, such as "packing fairness", instead of all
 
 ifndef PYTHON
@@ -20,13 +22,14 @@ endif
 TORCH_ARGS ?=
 DEMO_ARGS ?=
 BENCH ?=
+FAULTS_ARGS ?=
 
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 STAMP := .venv/.installed
 
 # `make help` shows these.
-.PHONY: install install-vllm demo test test-all check bench clean help preflight torch-hint
+.PHONY: install install-vllm demo test test-all faults check bench clean help preflight torch-hint
 install: $(STAMP)
 
 $(STAMP): pyproject.toml constraints.txt
@@ -73,6 +76,9 @@ test: $(STAMP)
 
 test-all: $(STAMP)
 	@$(BIN)/pytest -q
+
+faults: $(STAMP)
+	@$(BIN)/python -m tests.faults $(FAULTS_ARGS)
 
 check: $(STAMP)
 	@$(BIN)/ruff check .

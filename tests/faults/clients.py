@@ -1,0 +1,244 @@
+"""Clients of the campaign: the unmodified SDK in loops, each a thread, until they are told to end."""
+
+from __future__ import annotations
+
+import random
+import threading
+import traceback
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import tinker
+from tinker import types
+
+import tuft_sdk
+from tests.faults.moves import (
+    ADAM,
+    RANK,
+    TIMEOUT_S,
+    ForwardBackward,
+    Journal,
+    LoadState,
+    OptimStep,
+    SaveState,
+    rollouts,
+    rows,
+)
+from tuft_sdk import plans
+
+_FIRST = ("sft", "rl", "checkpoint", "sft_large")
+_MOVES = ("sft", "sft_large", "rl", "checkpoint", "refused", "load", "named", "forward")
+_WEIGHTS = (5, 3, 5, 2, 1, 1, 1, 1)
+
+
+class Client(ABC):
+    """A loop in a thread. `submitted` and `resolved` count what was asked and answered."""
+
+    def __init__(self, url: str, key: str, seed: int) -> None:
+        self.url = url
+        self.key = key
+        self.rng = random.Random(seed)
+        self.failure: str | None = None
+        self.iterations = 0
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name=type(self).__name__, daemon=True)
+
+    @property
+    @abstractmethod
+    def submitted(self) -> int: ...
+
+    @property
+    @abstractmethod
+    def resolved(self) -> int: ...
+
+    @abstractmethod
+    def iterate(self) -> None:
+        """One turn of the loop."""
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def end(self) -> None:
+        """Have it end after the turn that it is at."""
+        self._stop.set()
+
+    def join(self, timeout_s: float) -> None:
+        self._thread.join(timeout_s)
+        if self._thread.is_alive():
+            self.failure = self.failure or f"{self._thread.name} does not end: a future hangs"
+
+    def _run(self) -> None:
+        try:
+            while not self._stop.is_set():
+                self.iterate()
+                self.iterations += 1
+        except Exception:  # noqa: BLE001 (whatever it is, the campaign looks for it)
+            self.failure = f"{self._thread.name}: {traceback.format_exc()}"
+
+
+class Trainee(Client):
+    """Trains one run, supervised and by reinforcement, saves, loads and is refused now and then.
+
+    What it does next follows from its seed alone.
+    """
+
+    def __init__(self, url: str, key: str, seed: int) -> None:
+        super().__init__(url, key, seed)
+        self.seed = seed
+        self.client = tinker.ServiceClient(base_url=url, api_key=key)
+        self.journal: Journal | None = None
+        self._saved = False
+        self._names = 0
+
+    @property
+    def submitted(self) -> int:
+        return 0 if self.journal is None else self.journal.submitted
+
+    @property
+    def resolved(self) -> int:
+        return 0 if self.journal is None else self.journal.resolved
+
+    def open(self) -> None:
+        """Create the run."""
+        training = self.client.create_lora_training_client("tiny", rank=RANK, seed=self.seed)
+        self.journal = Journal(training.result(TIMEOUT_S))
+
+    def iterate(self) -> None:
+        if self.journal is None:
+            self.open()
+        assert self.journal is not None
+        move = self.rng.choices(_MOVES, _WEIGHTS)[0]
+        if self.iterations < len(_FIRST):
+            move = _FIRST[self.iterations]
+        getattr(self, f"_{move}")(self.journal)
+
+    def _sft(self, journal: Journal) -> None:
+        batches = [rows(self.rng, self.rng.randrange(1, 5), 16) for _ in range(2)]
+        asked = [ForwardBackward(batch, "cross_entropy") for batch in batches]
+        if self.rng.random() < 0.5:
+            journal.do(*asked, OptimStep())
+        else:
+            # A gradient that waits for its step.
+            journal.do(*asked)
+            journal.do(OptimStep())
+
+    def _sft_large(self, journal: Journal) -> None:
+        journal.do(ForwardBackward(rows(self.rng, 24, 48), "cross_entropy"), OptimStep())
+
+    def _rl(self, journal: Journal) -> None:
+        # It takes a number, too: the policy is saved by an operation of the run.
+        journal.submitted += 1
+        sampler = journal.training.save_weights_and_get_sampling_client().result(TIMEOUT_S)
+        journal.resolved += 1
+        data, sampled = rollouts(sampler, self.rng)
+        done, _ = journal.do(ForwardBackward(data, "importance_sampling"), OptimStep())
+        for told, mine in zip(done.logprobs, sampled, strict=True):
+            # The policy that was sampled is the one that is trained.
+            np.testing.assert_allclose(told[-len(mine) :], mine, atol=1e-3)
+
+    def _checkpoint(self, journal: Journal) -> None:
+        journal.do(SaveState("state"))
+        self._saved = True
+
+    def _refused(self, journal: Journal) -> None:
+        if self._saved:
+            journal.refused(lambda: journal.training.save_state("state"), "overwrite")
+
+    def _load(self, journal: Journal) -> None:
+        if self._saved:
+            journal.do(LoadState("state"))
+
+    def _named(self, journal: Journal) -> None:
+        self._names += 1
+        journal.submitted += 1
+        saved = journal.training.save_weights_for_sampler(f"policy-{self._names}")
+        path = saved.result(timeout=TIMEOUT_S).path
+        journal.resolved += 1
+        sampler = self.client.create_sampling_client(model_path=path).result(TIMEOUT_S)
+        # So many that the result is an object.
+        rollouts(sampler, self.rng, num_samples=32)
+
+    def _forward(self, journal: Journal) -> None:
+        journal.do(ForwardBackward(rows(self.rng, 2, 12), "cross_entropy", forward_only=True))
+
+
+class Newcomer(Client):
+    """Comes, trains a step in a run of its own, and goes; again and again."""
+
+    def __init__(self, url: str, key: str, seed: int) -> None:
+        super().__init__(url, key, seed)
+        self._asked = self._answered = 0
+
+    @property
+    def submitted(self) -> int:
+        return self._asked
+
+    @property
+    def resolved(self) -> int:
+        return self._answered
+
+    def iterate(self) -> None:
+        self._asked += 1
+        with tinker.ServiceClient(base_url=self.url, api_key=self.key) as client:
+            training = client.create_lora_training_client("tiny", rank=2).result(TIMEOUT_S)
+            journal = Journal(training)
+            asked = ForwardBackward(rows(self.rng, 1, 8), "cross_entropy")
+            _, step = journal.do(asked, OptimStep())
+            if step.step != 1.0:
+                raise AssertionError(f"the first step of {training.model_id} was {step.step}")
+            base = client.create_sampling_client(base_model="tiny").result(TIMEOUT_S)
+            base.compute_logprobs(types.ModelInput.from_ints([5, 6, 7])).result(timeout=TIMEOUT_S)
+        self._answered += 1
+        # Runs stay; thousands of them are what another test is for.
+        self._stop.wait(1.0)
+
+
+class Stepper(Client):
+    """Executes steps of one run under step keys, as a pipeline's update does."""
+
+    def __init__(self, url: str, key: str, seed: int) -> None:
+        super().__init__(url, key, seed)
+        self._asked = self._answered = 0
+        self.run_id = ""
+
+    @property
+    def submitted(self) -> int:
+        return self._asked
+
+    @property
+    def resolved(self) -> int:
+        return self._answered
+
+    def iterate(self) -> None:
+        self._asked += 1
+        with tuft_sdk.connect(self.url, self.key) as tuft:
+            if not self.run_id:
+                made = tuft.service.create_lora_training_client("tiny", rank=2).result(TIMEOUT_S)
+                self.run_id = made.model_id
+            data = rows(self.rng, 2, 12)
+            told = self._step(tuft, f"step-{self.iterations}", lambda: _plan(data))
+        if told != str(self.iterations + 1):
+            raise AssertionError(f"step {self.iterations + 1} of {self.run_id} said {told}")
+        self._answered += 1
+        self._stop.wait(0.5)
+
+    def _step(self, tuft: tuft_sdk.TuftClient, name: str, build: Callable[[], plans.Plan]) -> str:
+        """What a scheduler does: run it again where it says that this may help."""
+        while True:
+            run = tuft.attach(self.run_id)
+            try:
+                return run.execute_once(name, build, _conclude, timeout_s=TIMEOUT_S)
+            except tuft_sdk.Transient:
+                continue
+            finally:
+                run.close()
+
+
+def _plan(data: list[types.Datum]) -> plans.Plan:
+    return plans.Plan([plans.ForwardBackward(data, "cross_entropy"), plans.OptimStep(ADAM)])
+
+
+def _conclude(_plan: plans.Plan, results: list[Any]) -> str:
+    return str(round(results[-1].metrics["step"]))
