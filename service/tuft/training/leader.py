@@ -406,6 +406,7 @@ class Leader:
                 outcome,
                 effects,
                 result_ttl_s=self._config.limits.result_ttl_s,
+                max_kept=self._config.limits.max_kept_results,
             ),
         )
 
