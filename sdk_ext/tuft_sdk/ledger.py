@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from tuft_sdk.errors import NotThere
 from tuft_sdk.extension import ExtensionClient
 
 TENANT_SCOPE = "tenant"
@@ -84,7 +85,14 @@ class StepLedger:
             return Finished(result=result)
         if not entry.get("plan_object"):
             return Fresh()
-        plan = self._extension.request("GET", "tuft/steps/plan", params=self._address(step_key))
+        try:
+            plan = self._extension.request("GET", "tuft/steps/plan", params=self._address(step_key))
+        except NotThere:
+            # Another execution finished the step just now: then its plan goes.
+            result = self.result_of(step_key)
+            if result is None:
+                raise
+            return Finished(result=result)
         later = (Attempt(**attempt) for attempt in entry["attempts"])
         return Resubmit(
             plan=plan.content,

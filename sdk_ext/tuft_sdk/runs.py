@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 from tuft_sdk.errors import (
     ConfigurationError,
     LeaseLost,
-    NotThere,
     OperationFailed,
     ResultExpired,
     translated,
@@ -119,14 +118,11 @@ class AttachedRun:
         self._sign(step_key)
         try:
             return self._execute_once(step_key, build, conclude, timeout_s)
-        except (LeaseLost, NotThere) as error:
-            # To us, who are late, the plan of a step that another one finished is not there.
+        except LeaseLost as error:
             result = self.ledger.result_of(step_key)
             if result is not None:
                 return result
-            if isinstance(error, LeaseLost):
-                raise self._lost(step_key, error) from error
-            raise
+            raise self._lost(step_key, error) from error
 
     def _execute_once(
         self,

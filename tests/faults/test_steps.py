@@ -92,9 +92,7 @@ def test_two_copies_that_hold_each_other_up(steps: Steps, undisturbed: Undisturb
     places = [
         Fault("GET tuft/steps", "after", action="stop"),
         Fault("POST tuft/runs/ID/attach", "after", action="stop"),
-        Fault("PUT tuft/steps/plan", "before", action="stop"),
         Fault("PUT tuft/steps/plan", "after", action="stop"),
-        Fault("POST forward_backward", "after", action="stop"),
         Fault("POST optim_step", "after", action="stop"),
         Fault("POST tuft/steps/finish", "before", action="stop"),
     ]
