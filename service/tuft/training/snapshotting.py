@@ -62,6 +62,7 @@ class Snapshotting:
     longest_journal: int
     """Entries behind the last snapshot, after which there is a new one whatever it costs."""
     _writing: list[_Writing] = field(default_factory=list)
+    _sweeping: Future[None] | None = None
     _spent_s: float = 0.0
 
     def __post_init__(self) -> None:
@@ -85,6 +86,9 @@ class Snapshotting:
 
     def poll(self) -> None:
         """Take note of what was written since the last call. Raises: LeaseLost."""
+        if self._sweeping is not None and self._sweeping.done():
+            self._sweeping.result()
+            self._sweeping = None
         for writing in [writing for writing in self._writing if writing.written.done()]:
             self._writing.remove(writing)
             writing.state.being_saved = False
@@ -147,7 +151,7 @@ class Snapshotting:
             except TuftError as error:
                 log.warning("old snapshots were not looked through: %s", error.message)
 
-        self._thread.start(job)
+        self._sweeping = self._thread.start(job)
 
     @property
     def _is_full(self) -> bool:

@@ -63,7 +63,12 @@ def run_worker(
         None if config.state_folder is None else Slot(config.state_folder / "slots", name, holder)
     )
     tenure = Tenure(store.workers, name, holder, config.trainer.lease_s, slot)
-    lease = tenure.begin(stop.requested, heartbeat.standby)
+
+    def wait() -> None:
+        heartbeat.standby()
+        log.info("waiting to take over the training of %s", entry.model_name)
+
+    lease = tenure.begin(stop.requested, wait)
     assert lease is not None, "a stop before that ends the process"
     tenure.keep(stop.requested.set)
     stop.graceful(config.limits.stop_grace_s)

@@ -186,3 +186,44 @@ def test_a_partitioned_bfloat16_base(
         for name, tensor in start.items():
             way, right = (end[name] - tensor).flatten(), (expected[name] - tensor).flatten()
             assert torch.cosine_similarity(way, right, dim=0) > 0.9, name
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("zero", [{"stage": 0}, ZERO_1], ids=["zero0", "zero1"])
+def test_what_two_ranks_accumulated_comes_back_from_a_snapshot(
+    valkey_url: str, tmp_path: Path, tiny_model_folder: Path, zero: dict[str, Any]
+) -> None:
+    """Each rank has gradients of its own rows; both are killed before the optim_step."""
+    trainer = {
+        "micro_batch_tokens": 40,
+        "snapshot_every_tokens": 1,
+        "deepspeed": {"zero_optimization": zero},
+    }
+    world = World.create(valkey_url, tmp_path, tiny_model_folder, trainer=trainer)
+    client = world.client()
+    run_id = client.run.run_id
+    with trainer_processes(world, tmp_path, ranks=2):
+        wait_result(world, client.create())
+        wait_result(world, client.save("start"))
+        for request in submit_steps(client, range(2)):
+            wait_result(world, request)
+        last = client.next_seq
+        wait_result(world, client.forward_backward(data_of(client, 2)))
+
+        def is_saved() -> bool:
+            # One that was being written when the rows were done is of a moment before.
+            wait_result(world, client.forward_backward([]))
+            snapshot = world.store.runs.status(run_id).snapshot
+            return snapshot is not None and snapshot.seq_id >= last and snapshot.accumulated
+
+        wait_until(is_saved, 30)
+    with trainer_processes(world, tmp_path, ranks=2):
+        request = client.optim_step(3e-3 / 3, weight_decay=0.1, grad_clip_norm=0.5, eps=EPS)
+        wait_result(world, request)
+        wait_result(world, client.save("end"))
+    reference = Reference(tiny_model_folder, client.files("start"))
+    for step in range(3):
+        reference.backward(reference.cross_entropy(data_of(client, step)))
+        reference.step(3e-3 / (step + 1), (0.9, 0.95), EPS, 0.1, 0.5)
+    expected = {name: each.detach() for name, each in reference.parameters().items()}
+    assert_close(weights_in(client.files("end")), expected)
