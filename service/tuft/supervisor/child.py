@@ -22,6 +22,8 @@ _BACKOFF_MAX_S = 5.0
 # A child that ran this long did start: it is started again at once. Others may fail at their
 # start, again and again, and wait longer each time.
 _STARTED_AFTER_S = 5.0
+# Where another group takes over, that one gets the machine for a moment: a start takes much of it.
+_TAKE_OVER_S = 3.0
 # Ranks whose first one has ended as it was asked to end, too.
 _OTHERS_GRACE_S = 2.0
 _LOOK_EVERY_S = 0.02
@@ -33,7 +35,8 @@ class ChildGroup:
 
     `argv` is common to all; `envs` gives one environment addition a process, anew for every
     start (ranks need a fresh rendezvous port). Output goes to `log_file`. `pass_fds` are open
-    files that each process gets under the same numbers.
+    files that each process gets under the same numbers. `twin` is a group that takes over when
+    this one ends.
     """
 
     name: str
@@ -41,6 +44,7 @@ class ChildGroup:
     envs: Callable[[], Sequence[Mapping[str, str]]]
     log_file: Path
     pass_fds: Sequence[int] = ()
+    twin: ChildGroup | None = None
     processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
     deaths: int = 0
     _started_at: float = 0.0
@@ -93,16 +97,17 @@ class ChildGroup:
         code = self.exit_code()
         if code is None:
             return None
-        lived = time.monotonic() - self._started_at
+        lived = self._lived_s()
         # The others of its group can do nothing without it.
         self.wait(_OTHERS_GRACE_S if code == 0 else 0.0)
         self.kill()
         self.deaths += 1
-        delay = 0.0
-        if lived > _STARTED_AFTER_S:
-            self._backoff_s = _BACKOFF_FIRST_S
-        else:
+        if lived <= _STARTED_AFTER_S:
             delay = self._next_backoff()
+        else:
+            self._backoff_s = _BACKOFF_FIRST_S
+            takes_over = self.twin is not None and self.twin._lived_s() > _STARTED_AFTER_S
+            delay = _TAKE_OVER_S if takes_over else 0.0
         logger.warning(
             "%s ended with %s after %.1f s; it is started again %s (log: %s)",
             self.name,
@@ -115,6 +120,9 @@ class ChildGroup:
         if not delay:
             self._start_again()
         return code
+
+    def _lived_s(self) -> float:
+        return time.monotonic() - self._started_at if self.processes else 0.0
 
     def _start_again(self) -> None:
         try:

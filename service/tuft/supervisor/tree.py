@@ -124,7 +124,10 @@ class Supervisor:
             time.sleep(_LOOK_EVERY_S)
         # Afterwards, so that they don't slow down the others' start.
         standbys = self._workers_and_api(config_file, "2")
+        by_name = {group.name: group for group in self._groups}
         for group in standbys:
+            group.twin = by_name[group.name.removesuffix(_SEATS["2"])]
+            group.twin.twin = group
             group.start()
         self._groups += standbys
 

@@ -342,7 +342,8 @@ class Trainer:
 def trainer_processes(
     world: World, folder: Path, ranks: int = 1, nodes: int = 1
 ) -> Iterator[list[subprocess.Popen[bytes]]]:
-    """A trainer group of real processes, ready for work when the block begins.
+    """A trainer group of real processes, ready for work when the block begins (or ready to take
+    over, where another one leads).
 
     `nodes`: machines that the ranks are on, as far as their environment says.
     """
@@ -382,7 +383,8 @@ def trainer_processes(
                 log_text = (folder / f"rank{rank}.log").read_text()
                 assert child.poll() is None, log_text
             # The worker's report may still be that of its life before; its log is its own.
-            return "rank(s), " in (folder / "rank0.log").read_text()
+            said = (folder / "rank0.log").read_text()
+            return "rank(s), " in said or "waiting to take over" in said
 
         wait_until(ready, 30 + 30 * ranks, "trainer processes are ready")
         yield children
