@@ -46,6 +46,7 @@ class Campaign:
         self._begun = time.monotonic()
         self.tally = Tally(say=self._say)
         self.rounds = 0
+        self._passed: set[str] = set()
 
     def run(self, service: Tree, reference: Tree) -> None:
         """Rounds with one tenant and with several, in turns."""
@@ -67,6 +68,8 @@ class Campaign:
                 each.random_kills(min(_RANDOM_A_ROUND, self._random_left))
                 self._random_left -= self.tally.random_kills - before
             each.end()
+            assert service.faults is not None
+            self._passed |= service.faults.passed()
             self._write()
 
     def summary(self) -> dict[str, Any]:
@@ -83,6 +86,7 @@ class Campaign:
             "points": len(kills),
             "fewest_kills_of_a_point": min(kills.values(), default=0),
             "points_without_a_kill": [point for point, n in kills.items() if n == 0],
+            "points_that_are_not_listed": sorted(self._passed - set(POINTS)),
             "operations": tally.operations,
             "optim_steps": tally.optim_steps,
             "results_compared": tally.results_compared,

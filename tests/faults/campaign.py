@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import signal
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -12,7 +13,14 @@ from typing import Literal
 
 from tests.faults.clients import Client, Newcomer, Stepper, Trainee
 from tests.faults.moves import SaveState
-from tests.faults.points import is_at_start, needs_several, role_of
+from tests.faults.points import (
+    POINTS,
+    is_at_start,
+    is_at_stop,
+    needs_several,
+    point_before,
+    role_of,
+)
 from tests.faults.tree import KEYS, Faults, Tree
 from tests.faults.verdict import FINAL, Results, differing, miscounted, repeat
 from tests.waiting import wait_until
@@ -23,6 +31,10 @@ PROGRESS_S = 240.0
 _REACH_S = 60.0
 _RANDOM = ("api", "trainer", "sampler", "store", "supervisor", "everything")
 _RANDOM_WEIGHTS = (4, 6, 4, 4, 1, 1)
+_WORKERS = ("api", "trainer", "sampler")
+_SHARE_OF_STOPS = 0.15
+"""Of these processes' ends: asked for, as in an upgrade."""
+_KINDS = {signal.SIGKILL: "random", signal.SIGTERM: "stop of"}
 
 
 @dataclass
@@ -30,7 +42,7 @@ class Tally:
     """What was done and found."""
 
     kills: Counter[str] = field(default_factory=Counter)
-    """By point, or by `random {role}`."""
+    """By point, by `random {role}`, or by `stop of {role}`, which is a SIGTERM."""
     operations: int = 0
     optim_steps: int = 0
     results_compared: int = 0
@@ -49,7 +61,7 @@ class Tally:
 
     @property
     def point_kills(self) -> int:
-        return sum(n for name, n in self.kills.items() if not name.startswith("random "))
+        return sum(n for name, n in self.kills.items() if name in POINTS)
 
     @property
     def random_kills(self) -> int:
@@ -115,14 +127,12 @@ class Round:
         done = 0
         while done < count and not self._failed():
             time.sleep(self.rng.uniform(0.0, 1.5))
-            (role,) = self.rng.choices(_RANDOM, _RANDOM_WEIGHTS)
-            killed = [role] if self._kill(role) else []
-            if killed and self.rng.random() < 0.3:
+            killed = [self._kill()]
+            if self.rng.random() < 0.3:
                 time.sleep(self.rng.uniform(0.0, 4.0))
-                (second,) = self.rng.choices(_RANDOM, _RANDOM_WEIGHTS)
-                killed += [second] if self._kill(second) else []
+                killed.append(self._kill())
             self._service.revive()
-            self._wait_for_progress("+".join(killed))
+            self._wait_for_progress("+".join(filter(None, killed)))
             done += len(killed)
 
     def end(self) -> None:
@@ -171,23 +181,34 @@ class Round:
         role = role_of(point)
         begun = time.monotonic()
         self._faults.arm(point)
-        if is_at_start(point):
+        if (earlier := point_before(point)) is not None:
+            self._faults.arm(earlier)
+        elif is_at_start(point):
             self._service.kill(role)
+        elif is_at_stop(point):
+            self._service.kill(role, how=signal.SIGTERM)
         while self._faults.is_armed(point) and not self._failed():
             if time.monotonic() > begun + _REACH_S:
                 break
             time.sleep(0.02)
+        if earlier is not None:
+            self._faults.disarm(earlier)
         if self._faults.disarm(point):
             return False
         self._tally.kills[point] += 1
         self._wait_for_progress(point)
         return True
 
-    def _kill(self, role: str) -> bool:
-        if not self._service.kill(role, self.rng.randrange(8)):
-            return False
-        self._tally.kills[f"random {role}"] += 1
-        return True
+    def _kill(self) -> str:
+        """End a process; which one, or nothing where there is none."""
+        (role,) = self.rng.choices(_RANDOM, _RANDOM_WEIGHTS)
+        how = signal.SIGKILL
+        if role in _WORKERS and self.rng.random() < _SHARE_OF_STOPS:
+            how = signal.SIGTERM
+        if not self._service.kill(role, self.rng.randrange(8), how):
+            return ""
+        self._tally.kills[f"{_KINDS[how]} {role}"] += 1
+        return role
 
     def _wait_for_progress(self, killed: str) -> None:
         """Until all is answered that is under way now: D6 fails what is killed again and again."""

@@ -1,17 +1,14 @@
-"""The fault points that a campaign kills at, each before and after.
-
-What reaches them is in the comments: `Trainee` is in every round, the other clients of `clients`
-are in rounds with several tenants only.
-"""
+"""The fault points that a campaign kills at, each before and after, and how a process gets there."""
 
 from __future__ import annotations
 
 _TRAINER = (
-    # At its start: a process is killed for them first.
     "lease_acquire",
+    "lease_renew",
+    "lease_release",
     "hset-models",
+    "hincrby-deaths",
     "ranks-restore",
-    # At any time.
     "worker_report",
     "ranks-start",
     "ranks-compute",
@@ -45,38 +42,46 @@ _API = (
     "sampler_create",
     "sample_accept",
     "zadd-tenant-sessions-seen",
-    # Newcomer and Stepper.
     "session_create",
     "run_create",
     "hsetnx-session",
     "run_attach",
     "ledger_begin",
-    "ledger_update",
+    "ledger_plan",
+    "ledger_finish",
     "put-ledger",
+    "delete-ledger",
 )
 _SAMPLER = (
     "sample_reclaim",
     "sample_claim",
     "sample_complete",
+    "sample_release",
     "worker_report",
     "put-results",
     "zadd-disposal",
 )
-_OF_SEVERAL = {
-    "api.session_create",
-    "api.run_create",
-    "api.hsetnx-session",
-    "api.run_attach",
-    "api.ledger_begin",
-    "api.ledger_update",
-    "api.put-ledger",
-}
-_AT_START = {
-    "trainer.lease_acquire",
-    "trainer.hset-models",
-    "trainer.ranks-restore",
-    "sampler.sample_reclaim",
-}
+# What a Trainee does comes to none of these; Newcomer and Stepper do.
+_OF_SEVERAL = frozenset(
+    {
+        "api.session_create",
+        "api.run_create",
+        "api.hsetnx-session",
+        "api.run_attach",
+        "api.ledger_begin",
+        "api.ledger_plan",
+        "api.ledger_finish",
+        "api.put-ledger",
+        "api.delete-ledger",
+    }
+)
+_AT_START = frozenset(
+    {"trainer.lease_acquire", "trainer.hset-models", "trainer.ranks-restore"}
+    | {"sampler.sample_reclaim", "trainer.hincrby-deaths"}
+)
+_AT_STOP = frozenset({"trainer.lease_release", "sampler.sample_release"})
+# A death there is what the next process makes a note of.
+_AFTER = {"trainer.hincrby-deaths": "trainer.ranks-compute.after"}
 
 POINTS = tuple(
     f"{role}.{what}.{when}"
@@ -92,9 +97,23 @@ def role_of(point: str) -> str:
 
 def is_at_start(point: str) -> bool:
     """Whether a process comes there at its start, and seldom or never later."""
-    return point.rpartition(".")[0] in _AT_START
+    return _boundary(point) in _AT_START
+
+
+def is_at_stop(point: str) -> bool:
+    """Whether a process comes there when it is asked to end."""
+    return _boundary(point) in _AT_STOP
+
+
+def point_before(point: str) -> str | None:
+    """Where the process must die before another one comes to `point`; None: it does not matter."""
+    return _AFTER.get(_boundary(point))
 
 
 def needs_several(point: str) -> bool:
-    """Whether nothing that a Trainee does comes there."""
-    return point.rpartition(".")[0] in _OF_SEVERAL
+    """Whether it takes more than a Trainee to come there."""
+    return _boundary(point) in _OF_SEVERAL
+
+
+def _boundary(point: str) -> str:
+    return point.rpartition(".")[0]

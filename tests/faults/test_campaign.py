@@ -67,6 +67,7 @@ def test_a_point_kills_the_first_that_comes_there_once(tmp_path: Path) -> None:
     assert faults.passed() <= set(POINTS)
 
 
+@pytest.mark.slow
 def test_the_verdict_sees_a_lost_step_and_another_weight(
     tmp_path: Path, tiny_model_folder: Path
 ) -> None:

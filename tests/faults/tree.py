@@ -121,14 +121,14 @@ class Tree:
             return [child for child in children if _is(child, role)]
         return []
 
-    def kill(self, role: str, choose: int = 0) -> bool:
-        """SIGKILL one process of a role (or all of them: "everything"); False where none is there."""
+    def kill(self, role: str, choose: int = 0, how: signal.Signals = signal.SIGKILL) -> bool:
+        """End one process of a role (or all of them: "everything"); False where none is there."""
         found = self.processes(role)
         if not found:
             return False
         for victim in found if role == "everything" else [found[choose % len(found)]]:
             with suppress(psutil.NoSuchProcess):
-                victim.kill()
+                victim.send_signal(how)
         if role in ("supervisor", "everything"):
             assert self._process is not None
             self._process.wait(10)

@@ -31,7 +31,7 @@ _ROLES = {
 }
 _READING_SCRIPTS = frozenset({"journal_entries", "journal_next", "worker_statuses"})
 _WRITING_COMMANDS = frozenset(
-    {"DEL", "HDEL", "HSET", "HSETNX", "SADD", "SET", "SREM", "XADD", "ZADD", "ZREM"}
+    {"DEL", "HDEL", "HINCRBY", "HSET", "HSETNX", "SADD", "SET", "SREM", "XADD", "ZADD", "ZREM"}
 )
 _RANK_COMMANDS = frozenset({"Compute", "Step", "Start", "Restore"})
 
