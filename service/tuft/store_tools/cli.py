@@ -13,7 +13,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 from pydantic import ValidationError
 
-from tuft.config import ServiceConfig, describe, load_config
+from tuft.config import LimitsConfig, ServiceConfig, describe, load_config
 from tuft.environment import EX_CONFIG
 from tuft.errors import ConfigError, InvalidRequest, TuftError
 from tuft.objects import LocalObjects, ObjectStore, open_object_store
@@ -24,6 +24,7 @@ from tuft.store.schema import VERSION, read_version
 from tuft.store.server import check_server
 from tuft.store.workers import Workers
 from tuft.store_tools.check import check_store
+from tuft.store_tools.moving import leave_machine
 from tuft.store_tools.summary import summarize
 from tuft.store_tools.transfer import clear_store, export_store, import_store
 
@@ -54,6 +55,7 @@ def _run(
     _nobody_works(connection, persistence)
     match args.command:
         case "export":
+            _leave_machine(connection, config, persistence)
             count = export_store(connection, args.file)
             print(f"{count} keys written to {args.file}")
             print("Checkpoints and large payloads are in the object store: save that, too.")
@@ -69,6 +71,17 @@ def _run(
         case _:
             return _check(connection, config, persistence)
     return 0
+
+
+def _leave_machine(
+    connection: Connection, config: ServiceConfig | None, persistence: PersistenceConfig
+) -> None:
+    if persistence.file_path is not None:
+        limits = LimitsConfig() if config is None else config.limits
+        folder = persistence.file_path.expanduser()
+        count = leave_machine(connection, _objects(config)[0], folder, limits)
+        if count:
+            print(f"{count} snapshots and policies of this machine copied to the object store")
 
 
 def _info(args: argparse.Namespace, connection: Connection, persistence: PersistenceConfig) -> int:
@@ -202,7 +215,9 @@ def _parser() -> argparse.ArgumentParser:
     def command(name: str, says: str) -> argparse.ArgumentParser:
         return commands.add_parser(name, help=says, description=says, parents=[where])
 
-    info = command("info", "what is in it, in a few numbers; of a redis_url also while a service works")
+    info = command(
+        "info", "what is in it, in a few numbers; of a redis_url also while a service works"
+    )
     info.add_argument("--json", action="store_true", help="for programs")
     save = command("export", "save everything in it to a new file; any version's")
     save.add_argument("file", type=Path)
