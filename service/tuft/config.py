@@ -85,6 +85,13 @@ class ObjectStoreConfig(Section):
             )
         return self
 
+    @property
+    def where(self) -> str:
+        """Names the place: two configurations of one object store have the same."""
+        if self.kind == "s3":
+            return f"s3://{self.endpoint}/{self.bucket}/{self.prefix.strip('/')}"
+        return f"file://{self.path}/{self.prefix.strip('/')}"
+
 
 class ApiKeyConfig(Section):
     """An API key and the tenant that owns it. Keys begin with `tml-` (the SDK wants it)."""

@@ -45,9 +45,7 @@ _ROUTERS = (
 def create_app(services: Services) -> FastAPI:
     """The ASGI application over opened services."""
 
-    housekeeping = Housekeeping(
-        services.store, services.objects, services.catalog, services.config.limits
-    )
+    housekeeping = Housekeeping(services.config, services.store, services.objects, services.catalog)
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:

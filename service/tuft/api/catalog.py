@@ -1,8 +1,8 @@
 """Checkpoints as users see them: owned or public, not expired, in an index that can be rebuilt.
 
-The object store has the truth (manifest and settings); the store's index answers lists. At
-start every process puts what the index lacks back into it, together with the training runs
-that only checkpoints remember.
+The object store has the truth (manifest and settings); the store's index answers lists. Where
+the store is new to an object store, what is there is put into the index at start, together with
+the training runs that only checkpoints remember.
 
 One that is deleted, or expires, is gone for everybody who comes from now on. Its files go, and
 its name is free, when nobody uses it any more: see `Uses`.
@@ -14,6 +14,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 from tuft.api.uses import Uses
 from tuft.checkpoints import CheckpointPath, Checkpoints, parse_path
@@ -25,6 +26,7 @@ from tuft.store.checkpoints import Place, place_of
 _log = logging.getLogger(__name__)
 _WAIT_FOR_SCAN_S = 10.0
 _RETRY_SCAN_S = 1.0
+_SCANS_AT_ONCE = 8
 _ENDS_AT_ONCE = 100
 _USED_LOOK_AGAIN_S = 60.0
 # Longer than a removal lasts. Who dies in one leaves it to others after this.
@@ -34,15 +36,21 @@ _REMOVAL_S = 600.0
 class Catalog:
     """Look-ups, lists and changes of checkpoints, with the owner checked."""
 
-    def __init__(self, store: Store, checkpoints: Checkpoints) -> None:
+    def __init__(self, store: Store, checkpoints: Checkpoints, where: str = "") -> None:
+        """`where`: which object store this is; the index of another one is no index of this."""
         self._store = store
+        self._where = where
         self._checkpoints = checkpoints
         self._uses = Uses(store)
         self._scanned = threading.Event()
         self._stopping = threading.Event()
 
     def start(self) -> None:
-        """Rebuild the index in the background; what asks for all of it waits."""
+        """See in the background that the index is complete; what asks for all of it waits.
+
+        Where the store has seen this object store before, it is: a checkpoint is indexed together
+        with the operation that made it. Else all manifests are read, once.
+        """
         threading.Thread(target=self._rebuild, name="checkpoint-scan", daemon=True).start()
 
     def stop(self) -> None:
@@ -220,30 +228,39 @@ class Catalog:
             self.delete(record)
         return False
 
+    def see(self, place: Place) -> None:
+        """Put a checkpoint that is in the object store into the index, where that lacks it."""
+        try:
+            self._store.checkpoints.get(*place)
+        except NotFound:
+            record = self._checkpoints.listed(self._checkpoints.prefix_of(*place))
+            if record is not None:
+                self._store.runs.restore(record.manifest.run.model_copy(update={"live": False}))
+                self._add(record)
+
     def _rebuild(self) -> None:
+        began = time.monotonic()
         while not self._stopping.is_set():
             try:
+                if self._store.checkpoints.scanned() == self._where:
+                    self._scanned.set()
+                    return
                 count = self._scan()
+                self._store.checkpoints.set_scanned(self._where)
             except TuftError as error:
                 _log.warning("rebuilding the index of checkpoints, will try again: %s", error)
                 self._stopping.wait(_RETRY_SCAN_S)
             else:
-                _log.info("the index of checkpoints is complete, %d were added", count)
+                took = time.monotonic() - began
+                _log.info("the index of checkpoints is complete: %d in %.1f s", count, took)
                 self._scanned.set()
                 return
 
     def _scan(self) -> int:
-        added = 0
-        for record in self._checkpoints.scan():
-            manifest = record.manifest
-            run = manifest.run
-            self._store.runs.restore(run.model_copy(update={"live": False}))
-            try:
-                self._store.checkpoints.get(run.run_id, manifest.kind, manifest.name)
-            except NotFound:
-                self._add(record)
-                added += 1
-        return added
+        found = self._checkpoints.paths()
+        places = (Place(path.run_id, path.kind, path.name) for path in found)
+        with ThreadPoolExecutor(_SCANS_AT_ONCE, thread_name_prefix="checkpoint-scan") as pool:
+            return sum(1 for _ in pool.map(self.see, places))
 
     def _add(self, record: CheckpointRecord) -> None:
         manifest = record.manifest

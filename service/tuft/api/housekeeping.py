@@ -8,7 +8,8 @@ import threading
 import time
 
 from tuft.api.catalog import Catalog
-from tuft.config import LimitsConfig
+from tuft.api.garbage import Garbage
+from tuft.config import ServiceConfig
 from tuft.contracts.records import Disposable
 from tuft.errors import NotFound, TuftError
 from tuft.objects import ObjectStore
@@ -20,19 +21,21 @@ _AT_ONCE = 100
 
 
 class Housekeeping:
-    """One thread a process; several processes may do the same, since removing is idempotent."""
+    """Two threads a process; several processes may do the same, since removing is idempotent."""
 
     def __init__(
-        self, store: Store, objects: ObjectStore, catalog: Catalog, limits: LimitsConfig
+        self, config: ServiceConfig, store: Store, objects: ObjectStore, catalog: Catalog
     ) -> None:
         self._store = store
         self._objects = objects
         self._catalog = catalog
-        self._limits = limits
+        self._garbage = Garbage(config, store, objects, catalog)
+        self._limits = config.limits
         self._stopping = threading.Event()
 
     def start(self) -> None:
         threading.Thread(target=self._run, name="housekeeping", daemon=True).start()
+        threading.Thread(target=self._collect, name="garbage", daemon=True).start()
 
     def stop(self) -> None:
         self._stopping.set()
@@ -75,3 +78,17 @@ class Housekeeping:
                 self._catalog.sweep(time.time())
             except TuftError as error:
                 _log.warning("housekeeping, will try again: %s", error.message)
+
+    def _collect(self) -> None:
+        marked, pause = False, 0.0
+        while not self._stopping.wait(pause):
+            pause = _EVERY_S
+            try:
+                if marked:
+                    self._garbage.collect(time.time())
+                else:
+                    # Before another service comes to this object store.
+                    self._garbage.mark(time.time())
+                marked, pause = True, self._garbage.every_s
+            except TuftError as error:
+                _log.warning("collecting garbage, will try again: %s", error.message)

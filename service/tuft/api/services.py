@@ -81,6 +81,6 @@ def open_services(config: ServiceConfig, store_url: str) -> Services:
         store=store,
         objects=objects,
         checkpoints=checkpoints,
-        catalog=Catalog(store, checkpoints),
+        catalog=Catalog(store, checkpoints, config.object_store.where),
         waiters=ResultWaiters(store.events, store.futures),
     )

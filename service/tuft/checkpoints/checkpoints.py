@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from pydantic import ValidationError
 
-from tuft.checkpoints.paths import KINDS, check_name, prefix_of
+from tuft.checkpoints.paths import KINDS, CheckpointPath, check_name, prefix_of
 from tuft.config import describe
 from tuft.contracts.records import (
     CheckpointFile,
@@ -162,26 +162,38 @@ class Checkpoints:
         self._objects.delete(f"{prefix}/{MANIFEST}")
         self._objects.delete_prefix(prefix)
 
-    def scan(self) -> Iterator[CheckpointRecord]:
-        """All checkpoints that users own, in no particular order; damaged ones are logged and left out."""
+    def objects_of(self, prefix: str) -> set[str]:
+        """The keys of all that belongs to the checkpoint. Raises as `manifest`."""
+        manifest = self.manifest(prefix)
+        names = (*manifest.files, SETTINGS)
+        return {f"{prefix}/{MANIFEST}", *(_place(prefix, manifest, name) for name in names)}
+
+    def paths(self) -> Iterator[CheckpointPath]:
+        """Where there are checkpoints that users own, in no particular order."""
         for info in self._objects.list("runs"):
             parts = info.key.split("/")
-            if len(parts) != 5 or parts[2] not in KINDS or parts[4] != MANIFEST:
+            if len(parts) != 5 or parts[4] != MANIFEST:
                 continue
-            prefix = info.key.removesuffix(f"/{MANIFEST}")
-            try:
-                record = self.record(prefix)
-            except NotFound:
-                continue  # deleted since it was listed
-            except DamagedCheckpoint as error:
-                # One damaged checkpoint must not keep a service from starting.
-                log.warning("left out of the index: %s", error.message)
-                continue
-            run_id = record.manifest.run.run_id
-            if prefix != prefix_of(run_id, record.manifest.kind, record.manifest.name):
-                log.warning("left out of the index: %s names %s", info.key, record.manifest.path)
-                continue
-            yield record
+            for kind in KINDS:
+                if kind == parts[2]:
+                    yield CheckpointPath(parts[1], kind, parts[3])
+
+    def listed(self, prefix: str) -> CheckpointRecord | None:
+        """The record of one that is to be listed; None, and logged, where it is damaged, and
+        where it is gone."""
+        try:
+            record = self.record(prefix)
+        except NotFound:
+            return None  # deleted since it was listed
+        except DamagedCheckpoint as error:
+            # One damaged checkpoint must not keep a service from starting.
+            log.warning("left out of the index: %s", error.message)
+            return None
+        manifest = record.manifest
+        if prefix != prefix_of(manifest.run.run_id, manifest.kind, manifest.name):
+            log.warning("left out of the index: %s names %s", prefix, manifest.path)
+            return None
+        return record
 
     def _existing(self, prefix: str, overwrite: bool) -> CheckpointManifest | None:
         try:

@@ -118,6 +118,15 @@ class CheckpointIndex:
         found = mapping(self._connection.call("ZRANGE", name, 0, -1, "WITHSCORES"))
         return {user: float(since) for user, since in found.items()}
 
+    def scanned(self) -> str | None:
+        """The object store whose checkpoints were all put into the index; None: of none."""
+        found = self._connection.call("GET", keys.SCANNED)
+        return None if found is None else text(found)
+
+    def set_scanned(self, where: str) -> None:
+        """From now on the index has all checkpoints of this object store."""
+        self._connection.call("SET", keys.SCANNED, where)
+
     def list_run(self, run_id: str) -> list[CheckpointRecord]:
         """All checkpoints of a run, newest first."""
         return self._page(keys.run_checkpoints(run_id), 0, -1)[0]

@@ -6,9 +6,11 @@ object, and never an object that nobody removes.
 
 from __future__ import annotations
 
+import uuid
+
 from tuft.contracts.records import Disposable
 from tuft.store import keys
-from tuft.store.connection import Connection, texts
+from tuft.store.connection import Connection, text, texts
 
 
 class Disposal:
@@ -31,3 +33,23 @@ class Disposal:
     def drop(self, thing: Disposable) -> None:
         """Forget it: it was removed. Nothing happens where it is not entered."""
         self._connection.call("ZREM", keys.DISPOSAL, thing.model_dump_json())
+
+    def has(self, thing: Disposable) -> bool:
+        """Whether it is entered, as it is."""
+        entered = self._connection.call("ZSCORE", keys.DISPOSAL, thing.model_dump_json())
+        return entered is not None
+
+    def store_id(self) -> str:
+        """What tells this store from others; it is drawn when it is first asked for."""
+        self._connection.call("SET", keys.STORE_ID, uuid.uuid4().hex, "NX")
+        return text(self._connection.call("GET", keys.STORE_ID))
+
+    def claim_collection(self, holder: str, ttl_s: float) -> bool:
+        """Whether `holder` is the one process that collects garbage, for `ttl_s` from now."""
+        ttl_ms = round(ttl_s * 1000)
+        self._connection.call("SET", keys.COLLECTOR, holder, "NX", "PX", ttl_ms)
+        found = self._connection.call("GET", keys.COLLECTOR)
+        if found is None or text(found) != holder:
+            return False
+        self._connection.call("PEXPIRE", keys.COLLECTOR, ttl_ms)
+        return True

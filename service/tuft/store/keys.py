@@ -13,10 +13,17 @@ RESULTS = "tuft:results"
 MODELS = "tuft:models"
 DISPOSAL = "tuft:disposal"
 """Sorted set of Disposable records by the time they are due."""
+STORE_ID = "tuft:store-id"
+"""String: drawn when the store was new; what it owns elsewhere is marked with it."""
+SCANNED = "tuft:scanned"
+"""String: the object store whose checkpoints are all in the index."""
+COLLECTOR = "tuft:collector"
+"""String with an end: the process that collects garbage."""
 CHECKPOINT_ENDS = "tuft:checkpoint-ends"
 """Sorted set of checkpoint names (`run/kind/name`) by when they are to be removed."""
 WORKERS = "tuft:workers"
 WORKER_PREFIX = "tuft:worker:"
+LEDGER_PREFIX = "tuft:ledger:"
 SESSION_PREFIX = "tuft:session:"
 SESSION_RUNS_PREFIX = "tuft:session-runs:"
 SESSION_SAMPLERS_PREFIX = "tuft:session-samplers:"
@@ -211,7 +218,7 @@ def ledger_index(scope: str) -> str:
 
 def ledger_prefix(scope: str) -> str:
     """Entries of a scope: hashes with the fields of LedgerEntry."""
-    return f"tuft:ledger:{len(scope)}:{scope}:"
+    return f"{LEDGER_PREFIX}{len(scope)}:{scope}:"
 
 
 def lease(group: str) -> str:

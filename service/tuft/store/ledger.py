@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Iterator
 
 from tuft.contracts.records import Disposable, LedgerAttempt, LedgerEntry
 from tuft.errors import NotFound, StaleWriter
 from tuft.store import keys
-from tuft.store.connection import Arg, Connection, integer, items, mapping, script, text
+from tuft.store.connection import Arg, Connection, integer, items, mapping, script, text, texts
 
 MAX_ENTRIES = 10_000
 """Steps kept per scope; beyond, the oldest are forgotten, finished ones first."""
 
 _TENANT = "tenant:"
+_SCANNED_AT_ONCE = 500
 
 
 class Ledger:
@@ -107,6 +109,22 @@ class Ledger:
         """The entry of a step, None where it never began."""
         found = mapping(self._connection.call("HGETALL", _entry(scope, step_key)))
         return _parse(step_key, found) if found else None
+
+    def plan_objects(self) -> Iterator[str]:
+        """All objects that steps name as their plans, in no order; one may come twice."""
+        cursor = 0
+        while True:
+            reply = self._connection.call(
+                "SCAN", cursor, "MATCH", keys.LEDGER_PREFIX + "*", "COUNT", _SCANNED_AT_ONCE
+            )
+            following, names = items(reply)
+            gets = [["HGET", name, "plan_object"] for name in texts(names)]
+            for found in self._connection.read(*gets) if gets else []:
+                if found is not None:
+                    yield text(found)
+            cursor = integer(following)
+            if cursor == 0:
+                return
 
     def _plan(
         self,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -62,10 +61,11 @@ def test_the_scan_does_not_bring_back_what_is_deleted_meanwhile(fresh_api: Api) 
     class DeletedOnceRead(Checkpoints):
         """Another client deletes each checkpoint at the worst moment."""
 
-        def scan(self) -> Iterator[CheckpointRecord]:
-            for record in super().scan():
-                fresh_api.services.catalog.delete(record)
-                yield record
+        def listed(self, prefix: str) -> CheckpointRecord | None:
+            record = super().listed(prefix)
+            assert record is not None
+            fresh_api.services.catalog.delete(record)
+            return record
 
     catalog = Catalog(fresh_api.store, DeletedOnceRead(fresh_api.services.objects))
     catalog.start()

@@ -329,7 +329,7 @@ class TestCrashes:
                     after.find("alice", record.manifest.path)
                 # Until the claim of the dead one is over.
                 wait_until(partial(self.sweep, after, count(1)), 10)
-            assert list(object_store.list("")) == []
+            assert list(object_store.list("runs")) == []
             after.check_free(*place_of(record))
 
     def sweep(self, catalog: Catalog, hours: Iterator[int]) -> bool:
@@ -348,9 +348,9 @@ class TestCrashes:
         catalog = Catalog(fresh_api.store, Checkpoints(Observed(object_store, before)))
         assert catalog.delete(record) == "its removal, which is under way"
         catalog.sweep(time.time())
-        assert list(object_store.list("")) != []
+        assert list(object_store.list("runs")) != []
         Catalog(fresh_api.store, Checkpoints(object_store)).sweep(time.time() + 3600)
-        assert list(object_store.list("")) == []
+        assert list(object_store.list("runs")) == []
 
     def test_two_do_not_remove_the_same(
         self, fresh_api: Api, object_store: ObjectStore, write: Callable[[], CheckpointRecord]

@@ -7,15 +7,14 @@ from pathlib import Path
 
 import pytest
 
+from tests.service.api.harness import config_of
 from tuft.api.catalog import Catalog
 from tuft.api.housekeeping import Housekeeping
 from tuft.checkpoints import Checkpoints
-from tuft.config import LimitsConfig, ObjectStoreConfig
+from tuft.config import ObjectStoreConfig
 from tuft.contracts.records import Disposable, SessionRecord
 from tuft.objects import ObjectStore, open_object_store
 from tuft.store import Store, connect
-
-LIMITS = LimitsConfig(policy_ttl_s=100)
 
 
 @pytest.fixture
@@ -29,8 +28,9 @@ def objects(tmp_path: Path) -> ObjectStore:
 
 
 @pytest.fixture
-def housekeeping(store: Store, objects: ObjectStore) -> Housekeeping:
-    return Housekeeping(store, objects, Catalog(store, Checkpoints(objects)), LIMITS)
+def housekeeping(store: Store, objects: ObjectStore, tmp_path: Path) -> Housekeeping:
+    catalog = Catalog(store, Checkpoints(objects))
+    return Housekeeping(config_of(tmp_path, policy_ttl_s=100), store, objects, catalog)
 
 
 def test_results_go_when_they_are_due(

@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
-from tuft.contracts.records import CheckpointKind, CheckpointManifest, LoraSpec, RunRecord
+from tuft.checkpoints import Checkpoints
+from tuft.contracts.records import (
+    CheckpointKind,
+    CheckpointManifest,
+    CheckpointRecord,
+    LoraSpec,
+    RunRecord,
+)
 
 RUN_ID = "session-1:train:0"
 OLD = {"adapter_config.json": b'{"r": 8}', "adapter_model.safetensors": b"old" * 5000}
@@ -34,3 +41,9 @@ def manifest(
         files={},
     )
     return base.model_copy(update=more)
+
+
+def scan(checkpoints: Checkpoints) -> list[CheckpointRecord]:
+    """All that users own, as who rebuilds the index sees them."""
+    found = (checkpoints.listed(path.prefix) for path in checkpoints.paths())
+    return [record for record in found if record is not None]

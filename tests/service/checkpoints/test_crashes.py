@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.helpers.objects import Crash, Observed, crash_at
-from tests.service.checkpoints.samples import NEW, OLD, RUN_ID, manifest
+from tests.service.checkpoints.samples import NEW, OLD, RUN_ID, manifest, scan
 from tuft.checkpoints import Checkpoints
 from tuft.contracts.records import CheckpointSettings
 from tuft.errors import LeaseLost, NotFound, StorageFull, Unavailable
@@ -40,7 +40,7 @@ def test_a_crash_at_every_moment_of_the_first_write(object_store: ObjectStore) -
         assert count(object_store) == moment
         with pytest.raises(NotFound):
             whole.read(PLACE)
-        assert list(whole.scan()) == []
+        assert scan(whole) == []
         whole.write(manifest(), NEW)
         assert whole.read_files(PLACE) == NEW
         assert whole.settings(PLACE) == CheckpointSettings()
