@@ -10,8 +10,8 @@ WRITERS_KEPT = 16
 
 @dataclass
 class Limits:
-    pending: int = 5
-    of_tenant: int = 8
+    pending: int = 4
+    of_tenant: int = 7
     behind_snapshot: int = 7
     kept_results: int = 6
 
