@@ -35,6 +35,7 @@ _STOP_MARGIN_S = 2.0
 # Connections that wait while all api processes start anew.
 _BACKLOG = 4096
 _LOOK_EVERY_S = 0.1
+_STORE_PAUSE_S = 1.0
 # In the names of children and their logs.
 _SEATS = {"1": "", "2": "-standby"}
 # A service that was killed needs a moment to free its port.
@@ -92,6 +93,7 @@ class Supervisor:
         self._run_dir = Path(tempfile.mkdtemp(prefix="tuft-"))
         self._store = EmbeddedStore(config.persistence, self._run_dir, log_dir / "store.log")
         self._store_url = ""
+        self._store_again_at = 0.0
         self._groups: list[ChildGroup] = []
         self._socket: socket.socket | None = None
         self._hurry = threading.Event()
@@ -304,6 +306,10 @@ class Supervisor:
                 )
 
     def _restart_store(self) -> None:
+        if time.monotonic() < self._store_again_at:
+            return
+        # One that ends at once (its disk is full, say) is not started all the time.
+        self._store_again_at = time.monotonic() + _STORE_PAUSE_S
         if self._config.persistence.mode == "disabled":
             logger.error(
                 "the embedded store ended; persistence.mode is disabled, so sessions and training "
