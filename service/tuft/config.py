@@ -127,8 +127,8 @@ class TrainerConfig(Section):
     snapshots: Literal["auto", "local", "object_store"] = "auto"
     """Where snapshots go. auto: beside the journal where the store is embedded, else to the object
     store, from where another machine can take over."""
-    snapshot_gb: float = Field(default=64.0, gt=0)
-    """Disk for local snapshots; beyond it runs keep one instead of two, then none are taken."""
+    snapshot_gb: float | None = Field(default=None, gt=0)
+    """Disk for local snapshots; what does not fit goes to the object store. None: most of the disk."""
     standby: bool = False
     """A second trainer group, loaded and waiting, that takes over at once. It needs as much memory
     as the first; on CPU they share the base model's weights."""

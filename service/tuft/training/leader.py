@@ -24,8 +24,15 @@ from tuft.contracts.operations import (
     SaveWeightsForSampler,
     Tombstone,
 )
-from tuft.contracts.records import Disposable
-from tuft.errors import LeaseLost, NotFound, StaleWriter, TuftError, Unavailable
+from tuft.contracts.records import Disposable, SnapshotRecord
+from tuft.errors import (
+    LeaseLost,
+    NotFound,
+    StaleWriter,
+    StorageFull,
+    TuftError,
+    Unavailable,
+)
 from tuft.objects import ObjectStore
 from tuft.store import Effect, Lease, Outcome, Store
 from tuft.training.budget import Budget
@@ -331,23 +338,23 @@ class Leader:
     def _finish(self, state: RunState, op: Operation, payload: bytes | None) -> Task:
         """Do an operation and record its outcome, whatever that is."""
         done: Done | None = None
+        snapshot: SnapshotRecord | None = None
         reason, category, in_doubt = "", _USER, False
         try:
             _see_that_it_does_not_kill(state, op)
             done = yield from self._operations.do(state, op, payload)
+            snapshot = yield from self._keep(state, op)
         except LeaseLost:
             raise
         except TuftError as error:
             reason, category = error.message, _category(error)
+            # Done and not kept: the run must be as it was before.
+            in_doubt = done is not None
         except RankFailure as error:
             reason, category = f"internal error in the trainer: {error}", _SERVER
             # What a forward_backward left behind is never applied: it poisons the next step.
             in_doubt = changes_state(op) and not isinstance(op.body, ForwardBackward)
-        snapshot = None
-        if done is not None and isinstance(op.body, CreateFromCheckpoint | LoadWeights):
-            # A replay must not need a checkpoint that its owner may delete.
-            snapshot = yield from self.snapshotting.write_now(state, op.seq_id)
-        if done is not None:
+        if done is not None and not in_doubt:
             yield from self._complete(state, op, done)
         else:
             if note_failure(state, op, reason):
@@ -360,6 +367,20 @@ class Leader:
             yield from self.snapshotting.adopt(state, snapshot)
         else:
             self.snapshotting.consider(state)
+
+    def _keep(
+        self, state: RunState, op: Operation
+    ) -> Generator[float, None, SnapshotRecord | None]:
+        """A replay must not need a checkpoint that its owner may delete."""
+        if not isinstance(op.body, CreateFromCheckpoint | LoadWeights):
+            return None
+        try:
+            return (yield from self.snapshotting.write_now(state, op.seq_id))
+        except StorageFull as error:
+            raise StorageFull(
+                f"{op.body.path} was not loaded, since there is no room for the snapshot that would "
+                f"keep what was loaded: {error.message}"
+            ) from error
 
     def _complete(self, state: RunState, op: Operation, done: Done) -> Task:
         future = FutureRecord(

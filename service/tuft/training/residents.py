@@ -161,8 +161,14 @@ class Residents:
     def _snapshot_before_leaving(self, state: RunState) -> Generator[float, None, None]:
         if state.tokens == 0 or state.broken is not None or state.being_saved:
             return
-        snapshot = yield from self.snapshotting.write_now(state, state.cursor)
-        if snapshot is not None and not self.is_busy(state.run_id):
+        try:
+            snapshot = yield from self.snapshotting.write_now(state, state.cursor)
+        except LeaseLost:
+            raise
+        except (TuftError, RankFailure) as error:
+            log.warning("%s will come back by replay: %s", state.run_id, error)
+            return
+        if not self.is_busy(state.run_id):
             yield from self.snapshotting.adopt(state, snapshot)
 
     def _rebuild(self, run_id: str) -> Bringing[RunState]:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import shutil
 import time
 from collections.abc import Callable, Mapping
+from pathlib import Path
 
 from tuft.checkpoints import Checkpoints
 from tuft.config import ServiceConfig
@@ -17,6 +19,7 @@ from tuft.objects import LocalObjects, ObjectStore
 log = logging.getLogger(__name__)
 
 _FOLDER = "snapshots"
+_SHARE_OF_DISK = 0.8
 
 
 class Snapshots:
@@ -30,29 +33,48 @@ class Snapshots:
     def __init__(self, config: ServiceConfig, objects: ObjectStore) -> None:
         self._objects = objects
         self._folder: LocalObjects | None = None
+        self._path = Path()
         if config.state_folder is not None:
-            self._folder = LocalObjects(config.state_folder / _FOLDER)
+            self._path = config.state_folder / _FOLDER
+            self._folder = LocalObjects(self._path)
         wanted = config.trainer.snapshots
         if wanted == "auto":
             wanted = "object_store" if config.persistence.mode == "redis_url" else "local"
         self._local = wanted == "local" and self._folder is not None
-        self._room = config.trainer.snapshot_gb * 1e9
+        limit = config.trainer.snapshot_gb
+        self._limit = None if limit is None else limit * 1e9
         self._used: float | None = None
         """Bytes in the local folder; counted when first needed."""
+        self._told = False
 
     def write(
         self, run: RunRecord, wanted: SnapshotRecord, files: Mapping[str, bytes]
     ) -> SnapshotRecord:
         """Write a snapshot; `wanted` says all but where it will be.
 
+        What has no room in the local folder goes to the object store.
+
         Raises:
-            StorageFull: no room, or no more of `trainer.snapshot_gb`.
+            StorageFull: there is none there, either.
             Unavailable: the object store is away.
         """
         size = sum(map(len, files.values()))
-        if self._local:
-            self._see_that_it_fits(size)
-        record = wanted.model_copy(update={"local": self._local})
+        if self._local and self._used_bytes() + size <= self._room():
+            try:
+                record = self._put(run, wanted.model_copy(update={"local": True}), files)
+            except StorageFull as error:
+                log.warning("%s goes to the object store: %s", wanted.prefix, error.message)
+            else:
+                self._used = self._used_bytes() + size
+                return record
+        elif self._local and not self._told:
+            log.warning("the room for local snapshots is used up, others go to the object store")
+            self._told = True
+        return self._put(run, wanted.model_copy(update={"local": False}), files)
+
+    def _put(
+        self, run: RunRecord, record: SnapshotRecord, files: Mapping[str, bytes]
+    ) -> SnapshotRecord:
         manifest = CheckpointManifest(
             run=run,
             kind="weights",
@@ -64,8 +86,6 @@ class Snapshots:
             files={},
         )
         self._checkpoints(record).write(manifest, files, prefix=record.prefix, overwrite=True)
-        if self._local and self._used is not None:
-            self._used += size
         return record
 
     def read(self, snapshot: SnapshotRecord) -> dict[str, bytes]:
@@ -92,7 +112,7 @@ class Snapshots:
     @property
     def is_tight(self) -> bool:
         """Whether the local folder is so full that a run should keep one snapshot, not two."""
-        return self._local and self._count() > 0.5 * self._room
+        return self._local and self._used_bytes() > 0.5 * self._room()
 
     def remove_of_others(self, is_known: Callable[[str], bool]) -> None:
         """Remove local snapshots of runs that are not known (any more). Raises as `is_known`."""
@@ -116,18 +136,18 @@ class Snapshots:
             )
         return Checkpoints(self._folder)
 
-    def _see_that_it_fits(self, size: int) -> None:
-        if self._count() + size > self._room:
-            raise StorageFull(
-                f"local snapshots take {self._count() / 1e9:.1f} GB already; "
-                "trainer.snapshot_gb allows no more"
-            )
-
-    def _count(self) -> float:
+    def _used_bytes(self) -> float:
         if self._used is None:
             assert self._folder is not None
             self._used = float(sum(info.size for info in self._folder.list("")))
         return self._used
+
+    def _room(self) -> float:
+        """Bytes that snapshots may take in the local folder."""
+        if self._limit is not None:
+            return self._limit
+        # The store's own file and hand-overs are there, too.
+        return _SHARE_OF_DISK * (shutil.disk_usage(self._path).free + self._used_bytes())
 
 
 def wanted_snapshot(

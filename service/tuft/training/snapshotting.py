@@ -8,7 +8,7 @@ from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from dataclasses import dataclass, field
-from typing import TypeVar, cast
+from typing import TypeVar
 
 from tuft.contracts.records import RunRecord, SnapshotRecord
 from tuft.errors import LeaseLost, TuftError, Unavailable
@@ -100,26 +100,16 @@ class Snapshotting:
                     raise
                 log.warning("no snapshot of %s: %s", writing.state.run_id, error.message)
 
-    def write_now(
-        self, state: RunState, seq_id: int
-    ) -> Generator[float, None, SnapshotRecord | None]:
+    def write_now(self, state: RunState, seq_id: int) -> Generator[float, None, SnapshotRecord]:
         """Write a snapshot that says "after `seq_id`", and wait for it; `adopt` makes it count.
 
-        Returns:
-            None where it can't be written, for lack of room, say: the journal then keeps what
-            it has.
+        Raises:
+            StorageFull: there is no room for it.
+            RankFailure: it could not be copied.
         """
         copy = self._capture(state)
-        if copy is None:
-            return None
         wanted = _wanted(state, seq_id)
-        try:
-            return (yield from self._beside(lambda: self._write(state.record, wanted, copy), state))
-        except LeaseLost:
-            raise
-        except TuftError as error:
-            log.warning("no snapshot of %s: %s", state.run_id, error.message)
-            return None
+        return (yield from self._beside(lambda: self._write(state.record, wanted, copy), state))
 
     def adopt(self, state: RunState, snapshot: SnapshotRecord) -> Generator[float, None, None]:
         """Recover from this snapshot from now on; keep the one before it, and no older."""
@@ -171,8 +161,10 @@ class Snapshotting:
             yield _RETRY_S
 
     def _begin(self, state: RunState) -> None:
-        copy = self._capture(state)
-        if copy is None:
+        try:
+            copy = self._capture(state)
+        except (TuftError, RankFailure) as error:
+            log.warning("no snapshot of %s: %s", state.run_id, error)
             return
         wanted, record, older = _wanted(state, state.cursor), state.record, state.snapshot
 
@@ -184,15 +176,12 @@ class Snapshotting:
         state.being_saved = True
         self._writing.append(_Writing(state, state.tokens, copy.size, self._thread.start(job)))
 
-    def _capture(self, state: RunState) -> AdapterState | None:
+    def _capture(self, state: RunState) -> AdapterState:
         begun = time.monotonic()
-        try:
-            (copy, *_) = self.group.call(commands.Capture(state.run_id, state.accumulated))
-        except (TuftError, RankFailure) as error:
-            log.warning("no snapshot of %s: %s", state.run_id, error)
-            return None
+        (copy, *_) = self.group.call(commands.Capture(state.run_id, state.accumulated))
         self._spent_s += time.monotonic() - begun
-        return cast("AdapterState", copy)
+        assert isinstance(copy, AdapterState)
+        return copy
 
     def _write(self, run: RunRecord, wanted: SnapshotRecord, copy: AdapterState) -> SnapshotRecord:
         begun = time.thread_time()

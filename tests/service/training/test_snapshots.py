@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -12,8 +13,9 @@ import pytest
 from tests.service.training.harness import Client, Failed, Trainer, World, random_data
 from tests.service.training.reference import assert_same
 from tests.service.training.test_recovery import damage, saved, submit_step, with_trainer
-from tuft.contracts.records import RunRecord, SnapshotRecord
-from tuft.errors import NotFound, QueueFull, StorageFull
+from tuft.config import ObjectStoreConfig
+from tuft.contracts.records import SnapshotRecord
+from tuft.errors import NotFound, QueueFull
 from tuft.store import RunStatus
 from tuft.training.snapshots import Snapshots, wanted_snapshot
 
@@ -87,17 +89,61 @@ def test_a_stop_saves_what_a_replay_would_cost(world: World, start_trainer: Star
         assert_same(rest_of_it(trainer, client), expected)
 
 
-def test_where_there_is_no_room_the_journal_keeps_what_it_has(
+def test_what_has_no_room_in_the_folder_goes_to_the_object_store(
     world: World, start_trainer: StartTrainer, caplog: pytest.LogCaptureFixture
 ) -> None:
-    plain = start_trainer(world)
-    expected = rest_of_it(plain, half_a_step(plain))
     trainer = start_trainer(with_trainer(world, snapshot_every_tokens=1, snapshot_gb=1e-5))
     client = half_a_step(trainer)
     trainer.until_saved(client.run.run_id)
-    assert "trainer.snapshot_gb allows no more" in caplog.text
+    snapshot = standing(world, client).snapshot
+    assert snapshot is not None
+    assert not snapshot.local
+    assert world.objects.exists(f"{snapshot.prefix}/manifest.json")
+    assert not list(world.snapshot_store.list(""))
+    assert "others go to the object store" in caplog.text
+
+
+def on_small_disk(world: World, disk: Path, **trainer: Any) -> World:
+    objects = ObjectStoreConfig(path=disk / "objects")
+    config = with_trainer(world, **trainer).config
+    changed = {"state_folder": disk / "state", "object_store": objects}
+    return World(world.store_url, config.model_copy(update=changed))
+
+
+def test_where_there_is_no_room_at_all_the_journal_keeps_what_it_has(
+    world: World, start_trainer: StartTrainer, small_disk: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    plain = start_trainer(world)
+    expected = rest_of_it(plain, half_a_step(plain))
+    full = on_small_disk(world, small_disk, snapshot_every_tokens=1)
+    ballast = small_disk / "ballast"
+    ballast.write_bytes(bytes(1_000_000))
+    trainer = start_trainer(full)
+    client = half_a_step(trainer)
+    trainer.until_saved(client.run.run_id)
+    assert "no space left" in caplog.text
     assert standing(world, client).snapshot is None
-    assert_same(rest_of_it(start_trainer(world), client), expected)
+    ballast.unlink()
+    assert_same(rest_of_it(start_trainer(full), client), expected)
+
+
+def test_weights_that_can_not_be_kept_are_not_loaded(
+    world: World, start_trainer: StartTrainer, small_disk: Path
+) -> None:
+    """A replay would need their checkpoint, which may be gone by then."""
+    trainer = start_trainer(on_small_disk(world, small_disk))
+    client = trainer.world.client()
+    trainer.result(client.create())
+    path = trainer.result(client.save("a"))["path"]
+    trainer.all(*submit_step(client, 0))
+    before = saved(trainer, client, "before")
+    ballast = small_disk / "ballast"
+    ballast.write_bytes(bytes(shutil.disk_usage(small_disk).free - 20_000))
+    with pytest.raises(Failed, match="was not loaded, since there is no room"):
+        trainer.result(client.load(path, client.prefix("a")))
+    ballast.unlink()
+    assert_same(saved(trainer, client, "after"), before)
+    trainer.result(client.load(path, client.prefix("a")))
 
 
 def test_a_folder_that_fills_up_keeps_one_snapshot_a_run(
@@ -179,17 +225,15 @@ def test_a_snapshot_of_another_machine_is_told(world: World, tmp_path: Path) -> 
 
 
 def test_the_room_that_snapshots_take_is_counted(world: World) -> None:
-    trainer: Any = world.config.trainer.model_copy(update={"snapshot_gb": 2500 / 1e9})
+    trainer: Any = world.config.trainer.model_copy(update={"snapshot_gb": 3500 / 1e9})
     snapshots = Snapshots(world.config.model_copy(update={"trainer": trainer}), world.objects)
     run = world.client().run
 
-    def write(run: RunRecord, seq_id: int) -> SnapshotRecord:
+    def write(seq_id: int) -> SnapshotRecord:
         wanted = wanted_snapshot(run.run_id, seq_id, step=0, accumulated=False, poison=None)
         return snapshots.write(run, wanted, {"state.safetensors": bytes(1000)})
 
-    write(run, 1)
-    second = write(run, 2)
-    with pytest.raises(StorageFull):
-        write(run, 3)
-    snapshots.remove_before(second)
-    write(run, 3)
+    records = [write(seq_id) for seq_id in (1, 2, 3, 4)]
+    assert [record.local for record in records] == [True, True, True, False]
+    snapshots.remove_before(records[2])
+    assert write(5).local
