@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -20,6 +21,8 @@ from tests.waiting import wait_until
 from tuft.errors import ConfigError, Unavailable
 from tuft.persistence import PersistenceConfig
 from tuft.store import EmbeddedStore, Store, connect, embedded
+from tuft.store.connection import Connection
+from tuft.store_tools.check import check_store
 
 START_AND_WAIT = """
 import signal, sys
@@ -90,6 +93,88 @@ def test_file_redis_keeps_every_acknowledged_operation_over_kill_9(tmp_path: Pat
             assert store.journal.payload(operation(seq)) == f"payload {seq}".encode() * 50
         assert store.runs.status(RUN).cursor == 50
         complete_up_to(store, lease, 51)
+
+
+def test_a_write_that_the_power_cut_short_is_forgotten_and_nothing_else(tmp_path: Path) -> None:
+    with server(tmp_path, durable=True) as running:
+        store = Store(connect(running.url))
+        create_run(store)
+        lease = take_lease(store, f"trainer:{MODEL}")
+        accept(store, operation(1), b"payload")
+        file = _written(tmp_path)
+        before = file.stat().st_size
+        accept(store, operation(2), b"payload")  # several writes, which belong together
+        complete_up_to(store, lease, 0)
+        kill(running)
+    whole = file.read_bytes()
+    last = whole.index(b"MULTI", before + 100)
+    # Whatever of the last ones reached the disk: what was before is there, and nothing half.
+    for cut in (last + 30, (before + last) // 2, before + 1):
+        file.write_bytes(whole[:cut])
+        with server(tmp_path, durable=True) as running:
+            store = Store(connect(running.url))
+            assert store.runs.status(RUN).cursor == -1
+            seqs = [entry.seq_id for entry in store.journal.entries(RUN, -1, 10)]
+            assert seqs == ([0, 1, 2] if cut > last else [0, 1])
+            assert list(check_store(Connection(connect(running.url)), None, None)) == []
+            kill(running)
+
+
+def test_damage_amid_the_file_is_an_error_that_names_the_tool(tmp_path: Path) -> None:
+    with server(tmp_path, durable=True) as running:
+        store = Store(connect(running.url))
+        for number in range(5):
+            create_run(store, f"session-1:train:{number}")
+        kill(running)
+    file = _written(tmp_path)
+    whole = file.read_bytes()
+    middle = whole.index(b"*", len(whole) // 2)
+    file.write_bytes(whole[:middle] + b"garbage!" + whole[middle + 8 :])
+    broken = EmbeddedStore(PersistenceConfig.from_file_redis(tmp_path / "data"), tmp_path)
+    with pytest.raises(Unavailable, match="valkey-check-aof"):
+        broken.start()
+
+
+def test_the_file_does_not_grow_with_what_was_written(tmp_path: Path) -> None:
+    with server(tmp_path, durable=True) as running:
+        client = connect(running.url)
+        for _ in range(80):
+            client.set("tuft:something", os.urandom(500_000))
+        wait_until(lambda: not client.info("persistence")["aof_rewrite_in_progress"], 30)
+        assert client.info("persistence")["aof_current_size"] < 25_000_000
+
+
+def test_a_full_disk_is_waited_for(small_disk: Path, tmp_path: Path) -> None:
+    """The server ends itself where it can't keep its promise; what it promised is there."""
+    acknowledged = []
+    embedded = EmbeddedStore(PersistenceConfig.from_file_redis(small_disk / "data"), tmp_path)
+    embedded.start()
+    try:
+        store = Store(connect(embedded.url))
+        create_run(store)
+        with pytest.raises(Unavailable):
+            for seq in range(1, 100):
+                accept(store, operation(seq), os.urandom(50_000))
+                acknowledged.append(seq)
+        assert len(acknowledged) > 5
+        with contextlib.suppress(Unavailable):
+            embedded.start()  # it may or may not start on a full disk, and takes nothing
+            accept(store, operation(99), os.urandom(500_000))
+            pytest.fail("acknowledged on a full disk")
+        subprocess.run(["mount", "-o", "remount,size=20m", str(small_disk)], check=True)
+        wait_until(lambda: not embedded.alive(), 10)
+        embedded.start()
+        for seq in acknowledged:
+            assert accept(store, operation(seq)).duplicate
+        accept(store, operation(acknowledged[-1] + 2), b"payload")
+    finally:
+        embedded.stop()
+
+
+def _written(tmp_path: Path) -> Path:
+    """The part of the append-only file that is written to."""
+    (file,) = (tmp_path / "data" / "appendonlydir").glob("*.incr.aof")
+    return file
 
 
 def test_a_restart_keeps_the_url(tmp_path: Path) -> None:
