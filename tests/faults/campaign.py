@@ -244,7 +244,7 @@ class Round:
         run_id = journal.training.model_id
         self._tally.failures += miscounted(journal)
         self._tally.optim_steps += sum(record.step is not None for record in journal.records)
-        self._tally.operations += journal.submitted
+        self._tally.operations += journal.seq_id
         seq_ids = [record.seq_id for record in journal.records]
         self._tally.failures += results.look(run_id, seq_ids, again=True)
         self._tally.results_compared += len(results)

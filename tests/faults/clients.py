@@ -94,11 +94,11 @@ class Trainee(Client):
 
     @property
     def submitted(self) -> int:
-        return 0 if self.journal is None else self.journal.submitted
+        return 0 if self.journal is None else self.journal.asked
 
     @property
     def resolved(self) -> int:
-        return 0 if self.journal is None else self.journal.resolved
+        return 0 if self.journal is None else self.journal.answered
 
     def open(self) -> None:
         """Create the run."""
@@ -128,11 +128,8 @@ class Trainee(Client):
         journal.do(ForwardBackward(rows(self.rng, 24, 48), "cross_entropy"), OptimStep())
 
     def _rl(self, journal: Journal) -> None:
-        # It takes a number, too: the policy is saved by an operation of the run.
-        journal.submitted += 1
-        sampler = journal.training.save_weights_and_get_sampling_client().result(TIMEOUT_S)
-        journal.resolved += 1
-        data, sampled = rollouts(sampler, self.rng)
+        sampler = journal.wait(journal.training.save_weights_and_get_sampling_client())
+        data, sampled = rollouts(journal, sampler, self.rng)
         done, _ = journal.do(ForwardBackward(data, "importance_sampling"), OptimStep())
         for told, mine in zip(done.logprobs, sampled, strict=True):
             # The policy that was sampled is the one that is trained.
@@ -152,13 +149,12 @@ class Trainee(Client):
 
     def _named(self, journal: Journal) -> None:
         self._names += 1
-        journal.submitted += 1
         saved = journal.training.save_weights_for_sampler(f"policy-{self._names}")
-        path = saved.result(timeout=TIMEOUT_S).path
-        journal.resolved += 1
-        sampler = self.client.create_sampling_client(model_path=path).result(TIMEOUT_S)
+        path = journal.wait(saved).path
+        made = self.client.create_sampling_client(model_path=path)
+        sampler = journal.wait(made, is_operation=False)
         # So many that the result is an object.
-        rollouts(sampler, self.rng, num_samples=32)
+        rollouts(journal, sampler, self.rng, num_samples=32)
 
     def _forward(self, journal: Journal) -> None:
         journal.do(ForwardBackward(rows(self.rng, 2, 12), "cross_entropy", forward_only=True))

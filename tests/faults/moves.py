@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import tinker
@@ -15,6 +16,7 @@ TIMEOUT_S = 240
 """A future that is not resolved within this time after its service came back counts as lost."""
 ADAM = types.AdamParams(learning_rate=1e-3, eps=1e-6)
 RANK = 4
+T = TypeVar("T")
 _PROMPTS = [[5, 6, 7, 8], [11, 42, 37, 99, 7], [300, 301, 302], [17, 4, 4, 90, 2, 65]]
 
 
@@ -104,25 +106,6 @@ def rows(rng: random.Random, count: int, longest: int) -> list[types.Datum]:
     return found
 
 
-def rollouts(
-    sampler: tinker.SamplingClient, rng: random.Random, num_samples: int = 2
-) -> tuple[list[types.Datum], list[list[float]]]:
-    """Rows for reinforcement learning, sampled now, and the logprobs of the sampled tokens."""
-    data, sampled = [], []
-    asked = []
-    for _ in range(2):
-        prompt = rng.choice(_PROMPTS)
-        params = types.SamplingParams(max_tokens=8, temperature=1.0, seed=rng.randrange(1 << 30))
-        future = sampler.sample(types.ModelInput.from_ints(prompt), num_samples, params)
-        asked.append((prompt, future))
-    for prompt, future in asked:
-        for sequence in future.result(timeout=TIMEOUT_S).sequences:
-            logprobs = list(sequence.logprobs or [])
-            data.append(_transition(prompt, sequence.tokens, logprobs))
-            sampled.append(logprobs)
-    return data, sampled
-
-
 def _transition(prompt: list[int], tokens: list[int], logprobs: list[float]) -> types.Datum:
     before = len(prompt) - 1
     whole = [*prompt, *tokens]
@@ -143,31 +126,66 @@ class Journal:
 
     training: tinker.TrainingClient
     records: list[Record] = field(default_factory=list)
-    submitted: int = 0
-    resolved: int = 0
+    seq_id: int = 0
+    """Of the last operation."""
+    asked: int = 0
+    answered: int = 0
+    """Requests of any kind."""
 
     def do(self, *operations: Operation) -> list[Record]:
         """Ask for operations without waiting in between, and wait for all their results."""
         pending = []
         for operation in operations:
-            self.submitted += 1
-            # Refused requests take a number, too.
-            record = Record(operation, self.submitted)
+            self.seq_id += 1
+            self.asked += 1
+            record = Record(operation, self.seq_id)
             pending.append((record, submit(self.training, operation)))
         for record, future in pending:
             note(record, future.result(timeout=TIMEOUT_S))
-            self.resolved += 1
+            self.answered += 1
             self.records.append(record)
         return [record for record, _ in pending]
 
+    def wait(self, future: Future[T] | tinker.APIFuture[T], *, is_operation: bool = True) -> T:
+        """The result of a request that is not recorded."""
+        self.seq_id += is_operation
+        self.asked += 1
+        result = future.result(TIMEOUT_S)
+        self.answered += 1
+        return result
+
     def refused(self, ask: Callable[[], tinker.APIFuture[Any]], words: str) -> None:
         """A request that the service must refuse for good."""
-        self.submitted += 1
+        # It takes a number, too.
+        self.seq_id += 1
+        self.asked += 1
         try:
             ask().result(timeout=TIMEOUT_S)
         except tinker.BadRequestError as error:
-            self.resolved += 1
+            self.answered += 1
             if words not in str(error):
                 raise
         else:
             raise AssertionError(f"not refused, though it should say {words!r}")
+
+
+def rollouts(
+    journal: Journal, sampler: tinker.SamplingClient, rng: random.Random, num_samples: int = 2
+) -> tuple[list[types.Datum], list[list[float]]]:
+    """Rows for reinforcement learning, sampled now, and the logprobs of the sampled tokens."""
+    data, sampled = [], []
+    asked = []
+    for _ in range(2):
+        prompt = rng.choice(_PROMPTS)
+        params = types.SamplingParams(max_tokens=8, temperature=1.0, seed=rng.randrange(1 << 30))
+        future = sampler.sample(types.ModelInput.from_ints(prompt), num_samples, params)
+        asked.append((prompt, future))
+    journal.asked += len(asked)
+    for prompt, future in asked:
+        response = future.result(TIMEOUT_S)
+        journal.answered += 1
+        for sequence in response.sequences:
+            logprobs = list(sequence.logprobs or [])
+            data.append(_transition(prompt, sequence.tokens, logprobs))
+            sampled.append(logprobs)
+    return data, sampled
