@@ -19,6 +19,9 @@ class Heartbeat:
 
     `worker_id` is the same after a restart: a worker that loads again replaces the "ready" of
     its life before.
+
+    Raises:
+        ConfigError: the store can't be used. (One that is away may come back.)
     """
 
     def __init__(self, store: Store, worker_id: str, role: str, base_model: str) -> None:
@@ -28,6 +31,11 @@ class Heartbeat:
         self._base_model = base_model
         self._state: WorkerState = "loading"
         self._changed = threading.Event()
+        try:
+            # Here and not in the thread, where nobody would hear of it.
+            store.ping()
+        except Unavailable as error:
+            log.warning("%s", error.message)
         threading.Thread(target=self._run, name="heartbeat", daemon=True).start()
 
     def standby(self) -> None:

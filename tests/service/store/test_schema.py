@@ -26,7 +26,7 @@ from tests.service.store.records import (
 from tuft.contracts.operations import CreateModel, Operation
 from tuft.contracts.records import ModelInfo, SnapshotRecord
 from tuft.errors import ConfigError
-from tuft.store import Lease, Store, connect, schema
+from tuft.store import Heartbeat, Lease, Store, connect, schema
 
 UNDONE, REFUSED, IDLE = (f"session-1:train:{number}" for number in (1, 2, 3))
 
@@ -126,3 +126,9 @@ def _make_version_0(client: redis.Redis) -> None:
     )
     for run_id in (RUN, UNDONE, REFUSED, IDLE):
         client.hdel(f"tuft:run:{run_id}", "index", "covered")
+
+
+def test_a_worker_ends_before_it_has_loaded_anything(store: Store, valkey_url: str) -> None:
+    connect(valkey_url).set("tuft:schema", schema.VERSION + 1)
+    with pytest.raises(ConfigError, match="newer tuft"):
+        Heartbeat(store, "a worker", "trainer", MODEL)
