@@ -74,7 +74,7 @@ def tenant_checkpoints(tenant: str) -> str:
 
 
 def model_live_runs(base_model: str) -> str:
-    """Set of run ids."""
+    """Set of run ids; for migrations, which have to find every run."""
     return f"tuft:model-live-runs:{base_model}"
 
 

@@ -115,10 +115,6 @@ class Runs:
         taken = bool(integer(known)) or seq_id <= standing.cursor
         return RunRecord.model_validate_json(blob(record)), standing, taken
 
-    def live_run_ids(self, base_model: str) -> list[str]:
-        """All runs of a base model that can be trained."""
-        return sorted(texts(self._connection.call("SMEMBERS", keys.model_live_runs(base_model))))
-
     def pending_run_ids(self, base_model: str) -> list[str]:
         """Runs of a base model with something behind their cursor, that with the newest first."""
         index = keys.pending_runs(base_model)

@@ -23,7 +23,7 @@ def test_creation_writes_everything(store: Store) -> None:
     expected = operation(0, body=CreateModel(lora=run().lora))
     assert store.journal.entries(RUN, -1, 10) == [expected]
     assert store.futures.get(f"{RUN}:0")[0].status == "pending"
-    assert store.runs.live_run_ids(MODEL) == [RUN]
+    assert store.runs.pending_run_ids(MODEL) == [RUN]
     assert store.sessions.run_ids("session-1") == [RUN]
     assert store.events.work(MODEL, "0-0", 0)[1] == [RUN]
 
@@ -48,7 +48,7 @@ def test_many_threads_create_a_run_once_and_stay_within_the_limit(store: Store) 
         said = Counter(pool.map(create, range(64)))
     assert said["new"] == 10
     assert said["again"] == 30
-    assert len(store.runs.live_run_ids(MODEL)) == 10
+    assert len(store.runs.pending_run_ids(MODEL)) == 10
 
 
 def test_lists_are_newest_first_and_paged(store: Store) -> None:
@@ -69,7 +69,7 @@ def test_unknown_runs(store: Store) -> None:
     for ask in (store.runs.get, store.runs.status, store.runs.attach):
         with pytest.raises(NotFound, match="no training run nobody"):
             ask("nobody")
-    assert store.runs.live_run_ids("no model") == []
+    assert store.runs.pending_run_ids("no model") == []
 
 
 def test_restoring_indexes_a_run_that_cannot_be_trained(store: Store) -> None:
@@ -77,7 +77,7 @@ def test_restoring_indexes_a_run_that_cannot_be_trained(store: Store) -> None:
     store.runs.restore(run())
     assert store.runs.get(RUN) == run(live=False)
     assert store.runs.list(TENANT, 10, 0) == ([run(live=False)], 1)
-    assert store.runs.live_run_ids(MODEL) == []
+    assert store.runs.pending_run_ids(MODEL) == []
     with pytest.raises(InvalidRequest, match="checkpoints are left"):
         store.runs.attach(RUN)
     with pytest.raises(Conflict):
