@@ -25,6 +25,7 @@ from typing import Any
 from tests.faults.campaign import Round, Tally, Tenants
 from tests.faults.points import POINTS
 from tests.faults.tree import Tree, tree
+from tests.helpers.s3_server import S3Server, run_s3_server
 
 _KILLS_A_ROUND = 6
 """Of each role; then the runs are compared, and others begin."""
@@ -133,9 +134,24 @@ def main(words: Sequence[str] | None = None) -> int:
     campaign = Campaign(arguments)
     with ExitStack() as stack:
         model = _model(folder / "model")
-        sections: dict[str, Any] = {"trainer": {"standby": True}} if arguments.standby else {}
-        service = stack.enter_context(tree(folder / "service", model, **sections))
-        reference = stack.enter_context(tree(folder / "reference", model, faults=False))
+        trainer = {"ranks": arguments.ranks}
+        places: list[dict[str, Any]] = [{}, {}]
+        if arguments.s3:
+            (folder / "s3").mkdir()
+            server = stack.enter_context(run_s3_server(folder / "s3"))
+            places = [{"object_store": _bucket(server, name)} for name in ("service", "reference")]
+        service = stack.enter_context(
+            tree(
+                folder / "service",
+                model,
+                trainer={**trainer, "standby": arguments.standby},
+                sampler={"standby": arguments.standby},
+                **places[0],
+            )
+        )
+        reference = stack.enter_context(
+            tree(folder / "reference", model, faults=False, trainer=trainer, **places[1])
+        )
         campaign.run(service, reference)
     summary = campaign.summary()
     print(json.dumps(summary, indent=1))
@@ -153,6 +169,10 @@ def _model(folder: Path) -> Path:
     return folder if folder.is_dir() else build_tiny_model(folder)
 
 
+def _bucket(server: S3Server, prefix: str) -> dict[str, Any]:
+    return server.config(prefix=prefix).model_dump(mode="json", exclude_none=True)
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m tests.faults", description=__doc__)
     parser.add_argument("--seed", type=int, default=1, help="repeats clients and choices")
@@ -165,7 +185,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--minutes", type=float, help="begin no round after so many minutes")
     parser.add_argument("--tenants", choices=["one", "several"], help="instead of both in turns")
-    parser.add_argument("--standby", action="store_true", help="with a standby trainer")
+    parser.add_argument("--standby", action="store_true", help="with standby workers")
+    parser.add_argument("--ranks", type=int, default=1, help="of the trainer (%(default)s)")
+    parser.add_argument(
+        "--s3", action="store_true", help="objects in an S3 server, not in a folder"
+    )
     parser.add_argument("--summary", type=Path, help="write the figures to this file as well")
     parser.add_argument("--folder", type=Path, help="keep everything here")
     return parser

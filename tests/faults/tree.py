@@ -18,6 +18,8 @@ import psutil
 import yaml
 
 from tests.waiting import wait_until
+from tuft.config import load_config
+from tuft.objects import ObjectStore, open_object_store
 from tuft.supervisor.tree import free_port
 
 INJECT = Path(__file__).parent / "inject"
@@ -63,32 +65,45 @@ class Faults:
 class Tree:
     """`tuft` in a folder of its own, on a port that stays the same over its restarts.
 
-    With `faults`, its processes have fault points.
+    With `faults`, its processes have fault points. `prefix` comes before its command line.
     """
 
     folder: Path
     config: Path
     faults: Faults | None = None
     port: int = field(default_factory=free_port)
+    host: str = "127.0.0.1"
+    prefix: tuple[str, ...] = ()
     starts: int = 0
     _process: subprocess.Popen[str] | None = None
     _output: list[str] = field(default_factory=list)
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
+        return f"http://{self.host}:{self.port}"
 
     @property
-    def objects(self) -> Path:
-        """Root of the object store."""
+    def objects(self) -> ObjectStore:
+        """Where its checkpoints are."""
+        config = load_config(self.config).object_store
+        return open_object_store(config, self._checkpoint_dir)
+
+    @property
+    def _checkpoint_dir(self) -> Path:
         return self.folder / "checkpoints"
 
     def start(self) -> None:
         """Start `tuft`, and return when it is ready."""
         self.starts += 1
         self._output = []
-        command = [sys.executable, "-m", "tuft.cli", "--port", str(self.port)]
-        command += ["--checkpoint-dir", str(self.objects), "--model-config", str(self.config)]
+        command = [*self.prefix, sys.executable, "-m", "tuft.cli"]
+        command += ["--host", self.host, "--port", str(self.port)]
+        command += [
+            "--checkpoint-dir",
+            str(self._checkpoint_dir),
+            "--model-config",
+            str(self.config),
+        ]
         # Logs of each start are kept: those of a killed one tell what it was doing.
         command += ["--log-dir", str(self.folder / "logs" / str(self.starts))]
         self._process = subprocess.Popen(

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import time
-from pathlib import Path
 
 import httpx
 import numpy as np
@@ -23,6 +21,8 @@ from tests.faults.moves import (
     OptimStep,
     SaveState,
 )
+from tuft.checkpoints import Checkpoints
+from tuft.objects import ObjectStore
 
 FINAL = "final"
 _TOLERANCE = 1e-5
@@ -111,7 +111,7 @@ def miscounted(journal: Journal) -> list[str]:
 
 
 def differing(
-    journal: Journal, again: Journal, mine: Path, undisturbed: Path, *, exact: bool
+    journal: Journal, again: Journal, mine: ObjectStore, undisturbed: ObjectStore, *, exact: bool
 ) -> list[str]:
     """Where results and final weights are not those of the undisturbed run."""
     found = []
@@ -151,13 +151,13 @@ def is_moment(name: str) -> bool:
     return name.startswith("optimizer.safetensors:")
 
 
-def final_tensors(objects: Path, run_id: str) -> Tensors:
-    """Weights and optimizer of the checkpoint FINAL, straight from the files."""
-    folder = objects / "runs" / run_id / "weights" / FINAL
-    manifest = json.loads((folder / "manifest.json").read_text())
-    found: Tensors = {}
-    for name in manifest["files"]:
-        if name.endswith(".safetensors"):
-            tensors = load((folder / manifest["folder"] / name).read_bytes())
-            found |= {f"{name}:{tensor}": value for tensor, value in tensors.items()}
-    return found
+def final_tensors(objects: ObjectStore, run_id: str) -> Tensors:
+    """Weights and optimizer of the checkpoint FINAL."""
+    checkpoints = Checkpoints(objects)
+    files = checkpoints.read_files(checkpoints.prefix_of(run_id, "weights", FINAL))
+    return {
+        f"{file}:{tensor}": value
+        for file, data in files.items()
+        if file.endswith(".safetensors")
+        for tensor, value in load(data).items()
+    }
