@@ -124,12 +124,12 @@ class Steps:
         self.result(run_id, self.update(run_id).wait()).assert_equals(expected)
         self.check_finished(run_id, expected)
 
-    def pid_of(self, command: str) -> int:
-        """The process of the service whose command line has `command` as a word."""
+    def pid_of(self, what: str) -> int:
+        """The process of the service that runs this module or program."""
         for child in psutil.Process(self.service.process.pid).children(recursive=True):
-            if any(word.rpartition("/")[2] == command for word in child.cmdline()):
+            if child.name() == what or what in child.cmdline():
                 return child.pid
-        raise LookupError(f"no process runs {command}")
+        raise LookupError(f"no process runs {what}")
 
     def _start(
         self, step: str, params: dict[str, object], inputs: list[str], fault: Fault | None
