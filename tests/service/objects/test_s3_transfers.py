@@ -8,9 +8,12 @@ import tracemalloc
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from minio import Minio
+from minio.error import S3Error
+from urllib3 import HTTPResponse
 
 from tests.helpers.forwarder import Forwarder, forwarding
 from tests.helpers.s3_server import S3Server
@@ -173,6 +176,33 @@ def test_an_upload_whose_last_answer_is_lost(s3_server: S3Server) -> None:
         assert forwarder.lose_reply_to is None
         assert store.get("x/a") == data
     assert uploads(s3_server) == 0
+
+
+@pytest.mark.usefixtures("small_parts")
+@pytest.mark.parametrize("done", [True, False])
+def test_an_upload_that_the_server_has_forgotten(
+    s3_server: S3Server, monkeypatch: pytest.MonkeyPatch, done: bool
+) -> None:
+    """What AWS and MinIO say when they are asked again to complete what they have completed."""
+    store = open_object_store(s3_server.config(bucket=BUCKET))
+    store.put("x/a", b"old")
+    real = Minio._complete_multipart_upload
+
+    def complete(self: Minio, *arguments: Any) -> None:
+        if done:
+            real(self, *arguments)
+        answer = HTTPResponse(status=404, headers={})
+        raise S3Error(answer, "NoSuchUpload", "there is no such upload", "/x/a", "1", "2")
+
+    monkeypatch.setattr(Minio, "_complete_multipart_upload", complete)
+    data = content(2 * PART)
+    if done:
+        store.put("x/a", data)
+        assert store.get("x/a") == data
+    else:
+        with pytest.raises(Unavailable, match="NoSuchUpload"):
+            store.put("x/a", data)
+        assert store.get("x/a") == b"old"
 
 
 @pytest.mark.usefixtures("small_parts")
