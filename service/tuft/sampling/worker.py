@@ -36,8 +36,8 @@ log = logging.getLogger(__name__)
 _ALONE_AT_DELIVERY = 3
 _IDLE_WAIT_MS = 500
 _BUSY_WAIT_MS = 20
-_SIGN_OF_LIFE_S = 10.0
-_RECLAIM_EVERY_S = 30.0
+_SIGN_OF_LIFE_S = 3.0
+_RECLAIM_EVERY_S = 10.0
 _STORE_RETRY_S = 1.0
 _USER_ERRORS = (InvalidRequest, NotFound, DamagedCheckpoint)
 

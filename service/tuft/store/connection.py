@@ -29,12 +29,13 @@ if TYPE_CHECKING:
 
 Arg = bytes | str | int | float
 
-MAX_BLOCK_MS = 60_000
+MAX_BLOCK_MS = 5_000
 """Blocking reads are cut to this, so that their sockets can have a time-out too."""
 
 _SOCKET_TIMEOUT_S = 10.0
 _CONNECT_TIMEOUT_S = 3.0
-_BLOCKING_MARGIN_S = 10.0
+# Where the network swallows packets, nobody is told: whoever waits for longer tries again.
+_BLOCKING_MARGIN_S = 5.0
 # Beside connection errors, what a server says while it starts, fails over or has no memory or
 # disk left: the same request may succeed later.
 _AWAY_CODES = frozenset(

@@ -25,7 +25,7 @@ from tuft.store.values import Accepted, ClaimedSample, Outcome
 
 GROUP = "samplers"
 
-GONE_S = 60
+GONE_S = 20
 """A consumer that has not called `claim` or `reclaim` for this long is gone."""
 
 _RECLAIM_AT_ONCE = 1000

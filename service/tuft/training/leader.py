@@ -125,12 +125,15 @@ class Leader:
             is_busy=self._scheduler.is_active,
         )
         self._gaps: dict[str, float] = {}
+        self._missing: dict[str, tuple[int, float]] = {}
+        """Seq_ids that operations wait for, and since when we know."""
         self._tenants: dict[str, str] = {}
         self._unknown: dict[str, None] = {}
         """Runs that there is news of, those to look at first in front."""
         self._last_event = "0-0"
         self._next_lease_check = 0.0
         self._told_who_waits = False
+        self._ending = False
 
     def run(self, stop: threading.Event) -> None:
         """Work until `stop` is set; what has begun by then is finished. Raises: LeaseLost."""
@@ -141,10 +144,16 @@ class Leader:
             self.turn()
 
     def finish(self, deadline: float) -> None:
-        """Snapshot what would cost most to replay, until `deadline` of the monotonic clock.
+        """End the operations that have begun, and snapshot what would cost most to replay, until
+        `deadline` of the monotonic clock.
 
         Nothing is lost where that is too soon. Then the other ranks are told to end.
         """
+        self._ending = True
+        for_operations = (time.monotonic() + deadline) / 2
+        while time.monotonic() < for_operations:
+            if not self._scheduler.pieces() and not self._scheduler.micro_batch():
+                break
         self._residents.finish(deadline)
         self._group.end()
 
@@ -194,7 +203,7 @@ class Leader:
 
     def _wait_s(self) -> float:
         idle = self._scheduler.idle_s()
-        until_gap = [deadline - time.time() for deadline in self._gaps.values()]
+        until_gap = [deadline - time.monotonic() for deadline in self._gaps.values()]
         waits = [_LONGEST_WAIT_S, *until_gap, *([] if idle is None else [idle])]
         return 0.0 if self._unknown else max(0.0, min(waits))
 
@@ -204,7 +213,8 @@ class Leader:
             self._last_event, run_ids = self._store.events.work(
                 self._model_name, self._last_event, math.ceil(wait_s * 1000)
             )
-            overdue = [run_id for run_id, deadline in self._gaps.items() if deadline <= time.time()]
+            now = time.monotonic()
+            overdue = [run_id for run_id, deadline in self._gaps.items() if deadline <= now]
             self._unknown.update(dict.fromkeys([*run_ids, *overdue]))
             self._wake()
         except Unavailable as error:
@@ -246,7 +256,7 @@ class Leader:
         """All that a run has to do now. A run with nothing to do is not brought into memory."""
         served = False
         try:
-            while (found := (yield from self._next_entry(run_id))) is not None:
+            while not self._ending and (found := (yield from self._next_entry(run_id))) is not None:
                 served = True
                 state = yield from self._serve_entry(run_id, *found)
                 if state is not None and self._scheduler.gives_way(run_id, at_rest=state.at_rest):
@@ -300,15 +310,19 @@ class Leader:
             if state is not None and state.cursor != found.cursor:
                 raise LeaseLost(f"the journal of {run_id} was moved on by another worker")
             if found.entry is not None:
+                self._missing.pop(run_id, None)
                 if isinstance(found.entry, Operation):
                     self._scheduler.came(run_id, found.entry.accepted_at)
                 return found.entry, found.payload
             if found.gap is None:
                 return None
-            missing, since = found.gap
-            timeout = self._config.limits.gap_timeout_s
-            if time.time() < since + timeout:
-                self._gaps[run_id] = since + timeout
+            missing, _ = found.gap
+            # By our own clock, that nobody sets: a jump must not bury what is about to arrive.
+            if self._missing.get(run_id, (0, 0.0))[0] != missing:
+                self._missing[run_id] = (missing, time.monotonic())
+            deadline = self._missing[run_id][1] + self._config.limits.gap_timeout_s
+            if time.monotonic() < deadline:
+                self._gaps[run_id] = deadline
                 return None
             yield from self._bury(run_id, missing, found.writer_epoch)
 

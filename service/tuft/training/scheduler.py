@@ -129,10 +129,10 @@ class Scheduler:
         """How long the next micro-batch should wait for runs that are about to have work."""
         if not len(self.computing):
             return 0.0
-        now = time.time()
+        now = time.monotonic()
         since = self._patient_since or now
         left = since + longest_wait_s(self.computing.last_s) - now
-        wait = min(left, self._patience.wait_s(now, self.computing.would_take))
+        wait = min(left, self._patience.wait_s(time.time(), self.computing.would_take))
         if wait <= 0:
             return 0.0
         self._patient_since = since
