@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from tuft.errors import DamagedCheckpoint
 from tuft.modeling.adapters import new_adapter
 from tuft.training.engines import Engines
 from tuft.training.group import Place
+from tuft.training.state import AdapterState
 
 STEP = OptimStep(
     learning_rate=1e-3, beta1=0.9, beta2=0.95, eps=1e-8, weight_decay=0.1, grad_clip_norm=0.0
@@ -115,3 +117,32 @@ def test_a_damaged_optimizer_leaves_the_earlier_adapter(engines: Engines, base_m
     assert engines["a"] is engine
     assert engine.steps == 2
     assert "grad" in engine.tensors()
+
+
+@pytest.mark.parametrize("others", [0, 1])
+def test_what_was_captured_goes_on_bit_for_bit_and_does_not_change(
+    engines: Engines, base_model: Any, others: int
+) -> None:
+    """A thread encodes it while the run goes on. It comes back in its own shape of engine."""
+    trained(engines, base_model, "a")
+    state = engines["a"].capture(gradient=True)
+    expected = after_a_step(engines, "a")
+    encoded = state.encode()
+    engines.close("a")
+    for number in range(others):
+        trained(engines, base_model, f"other{number}")
+    engines.resume("a", AdapterState.decode(encoded), torch.device("cpu"), gradient=True)
+    assert_equal(after_a_step(engines, "a"), expected)
+
+
+@pytest.mark.parametrize("place", ["header", "layout", "missing"])
+def test_a_damaged_state_is_told(engines: Engines, base_model: Any, place: str) -> None:
+    trained(engines, base_model, "a")
+    state = engines["a"].capture(gradient=False)
+    damaged = {
+        "header": state.encode()[:50],
+        "layout": replace(state, layout=state.layout[1:]).encode(),
+        "missing": replace(state, tensors={"grad": state.tensors["flat"]}).encode(),
+    }[place]
+    with pytest.raises(DamagedCheckpoint, match="state of a snapshot"):
+        AdapterState.decode(damaged)

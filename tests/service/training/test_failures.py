@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.service.training.harness import Client, Failed, Trainer, World, random_data
+from tests.helpers.leases import take_lease
+from tests.service.training.harness import MODEL, Client, Failed, Trainer, World, random_data
 from tests.service.training.reference import assert_same
 from tests.waiting import wait_until
 from tuft.config import ObjectStoreConfig
@@ -212,3 +213,17 @@ def test_a_trainer_that_lost_its_lease_stops(
     with pytest.raises(LeaseLost):
         wait_until(old.leader.turn, 20)
     assert new.result(step)["metrics"]["step"] == 2
+
+
+def test_a_trainer_that_lost_its_lease_leaves_checkpoints_alone(
+    world: World, start_trainer: Callable[[World], Trainer]
+) -> None:
+    """It stalled before the save, and its successor has gone on since."""
+    old = start_trainer(world)
+    client = trained(old)
+    save = client.save("a")
+    take_lease(world.store, f"trainer:{MODEL}")
+    with pytest.raises(LeaseLost):
+        wait_until(old.leader.turn, 20)
+    assert not list(world.objects.list(client.prefix("a")))
+    assert world.store.futures.get(save)[0].status == "pending"

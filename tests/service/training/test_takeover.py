@@ -3,10 +3,19 @@
 from __future__ import annotations
 
 import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.service.training.harness import Trainer, World, trainer_processes, wait_result
+import pytest
+
+from tests.service.training.harness import (
+    Trainer,
+    World,
+    random_data,
+    trainer_processes,
+    wait_result,
+)
 from tests.service.training.reference import assert_same
 from tests.service.training.test_processes import submit
 from tests.waiting import wait_until
@@ -47,3 +56,31 @@ def test_a_stalled_trainer_is_replaced_and_writes_nothing_when_it_wakes_up(
         assert standby.wait(30) == 0
     for name in ("end", "again"):
         assert_same(client.files(name), expected.files("end"))
+
+
+@pytest.mark.parametrize("recorded", [True, False])
+def test_a_stop_between_computing_and_recording_applies_nothing_twice(
+    world: World, start_trainer: StartTrainer, recorded: bool
+) -> None:
+    """Where there was no time to record it, no snapshot has it."""
+    expected, client = world.client(), world.client()
+    data = random_data(1, rows=3)
+    trainer = start_trainer(world)
+    for each in (expected, client):
+        trainer.all(each.create(), each.forward_backward(data), each.optim_step(1e-2))
+    trainer.all(expected.forward_backward(data), expected.optim_step(1e-2), expected.save("end"))
+
+    forward_backward = client.forward_backward(data)
+    gradients = trainer.leader._group._replica._engines
+    while gradients[client.run.run_id].adapter.flat.grad is None:
+        trainer.leader.turn()
+    assert world.store.futures.get(forward_backward)[0].status == "pending"
+    (trainer.leader if recorded else trainer.leader._residents).finish(time.monotonic() + 20)
+    status = world.store.futures.get(forward_backward)[0].status
+    assert status == ("done" if recorded else "pending")
+    snapshot = world.store.runs.status(client.run.run_id).snapshot
+    assert (snapshot is not None) == recorded
+
+    successor = start_trainer(world)
+    successor.all(forward_backward, client.optim_step(1e-2), client.save("end"))
+    assert_same(client.files("end"), expected.files("end"))
