@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.faults.campaign import Round, Tally, Tenants
-from tests.faults.points import POINTS
+from tests.faults.points import POINTS, RANK_POINTS
 from tests.faults.tree import Tree, tree
 from tests.helpers.s3_server import S3Server, run_s3_server
 
@@ -38,9 +38,10 @@ class Campaign:
     def __init__(self, arguments: argparse.Namespace) -> None:
         self._arguments = arguments
         self._rng = random.Random(arguments.seed)
+        self._points = POINTS + (RANK_POINTS if arguments.ranks > 1 else ())
         self._wanted = {
             point: arguments.kills
-            for point in POINTS
+            for point in self._points
             if any(fnmatch.fnmatch(point, pattern) for pattern in arguments.points)
         }
         self._random_left = arguments.random
@@ -77,7 +78,7 @@ class Campaign:
         """The figures."""
         tally = self.tally
         times = sorted(second for all_of in tally.recovery_s.values() for second in all_of)
-        kills = {point: tally.kills[point] for point in POINTS if point in self._wanted}
+        kills = {point: tally.kills[point] for point in self._wanted}
         return {
             "seed": self._arguments.seed,
             "minutes": round((time.monotonic() - self._begun) / 60, 1),
@@ -87,7 +88,7 @@ class Campaign:
             "points": len(kills),
             "fewest_kills_of_a_point": min(kills.values(), default=0),
             "points_without_a_kill": [point for point, n in kills.items() if n == 0],
-            "points_that_are_not_listed": sorted(self._passed - set(POINTS)),
+            "points_that_are_not_listed": sorted(self._passed - set(self._points)),
             "operations": tally.operations,
             "optim_steps": tally.optim_steps,
             "results_compared": tally.results_compared,

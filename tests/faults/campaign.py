@@ -14,7 +14,6 @@ from typing import Literal
 from tests.faults.clients import Client, Newcomer, Stepper, Trainee
 from tests.faults.moves import SaveState
 from tests.faults.points import (
-    POINTS,
     is_at_start,
     is_at_stop,
     needs_several,
@@ -61,7 +60,7 @@ class Tally:
 
     @property
     def point_kills(self) -> int:
-        return sum(n for name, n in self.kills.items() if name in POINTS)
+        return sum(n for name, n in self.kills.items() if " " not in name)
 
     @property
     def random_kills(self) -> int:

@@ -8,11 +8,12 @@ _TRAINER = (
     "lease_release",
     "hset-models",
     "hincrby-deaths",
-    "ranks-restore",
+    "ranks-resume",
     "worker_report",
     "ranks-start",
     "ranks-compute",
     "ranks-step",
+    "ranks-capture",
     "journal_complete",
     "journal_pass",
     "journal_snapshot",
@@ -78,19 +79,24 @@ _OF_SEVERAL = frozenset(
     }
 )
 _AT_START = frozenset(
-    {"trainer.lease_acquire", "trainer.hset-models", "trainer.ranks-restore"}
+    {"trainer.lease_acquire", "trainer.hset-models", "trainer.ranks-resume"}
     | {"sampler.sample_reclaim", "trainer.hincrby-deaths"}
 )
 _AT_STOP = frozenset({"trainer.lease_release", "sampler.sample_release"})
 # A death there is what the next process makes a note of.
 _AFTER = {"trainer.hincrby-deaths": "trainer.ranks-compute.after"}
 
-POINTS = tuple(
-    f"{role}.{what}.{when}"
-    for role, whats in (("trainer", _TRAINER), ("api", _API), ("sampler", _SAMPLER))
-    for what in whats
-    for when in ("before", "after")
-)
+_WHERE = {"trainer": _TRAINER, "api": _API, "sampler": _SAMPLER}
+_RANK = ("ranks-resume", "ranks-start", "ranks-compute", "ranks-step", "ranks-capture")
+
+
+def _both(role: str, whats: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(f"{role}.{what}.{when}" for what in whats for when in ("before", "after"))
+
+
+POINTS = tuple(point for role, whats in _WHERE.items() for point in _both(role, whats))
+RANK_POINTS = _both("rank", _RANK)
+"""Those of ranks other than 0, where the trainer has several."""
 
 
 def role_of(point: str) -> str:

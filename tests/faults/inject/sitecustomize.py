@@ -33,7 +33,7 @@ _READING_SCRIPTS = frozenset({"journal_entries", "journal_next", "worker_statuse
 _WRITING_COMMANDS = frozenset(
     {"DEL", "HDEL", "HINCRBY", "HSET", "HSETNX", "SADD", "SET", "SREM", "XADD", "ZADD", "ZREM"}
 )
-_RANK_COMMANDS = frozenset({"Compute", "Step", "Start", "Restore"})
+_RANK_COMMANDS = frozenset({"Capture", "Compute", "Resume", "Start", "Step"})
 
 Names = Callable[..., str | None]
 """What a call is named, by its arguments; None where it is no fault point."""
@@ -140,7 +140,8 @@ def _handover(points: Points, module: ModuleType) -> None:
 
 
 def _group(points: Points, module: ModuleType) -> None:
-    points.wrap(module.RankGroup, "call", _of_rank_command)
+    # Not `call`: here it is noted already what would be to blame. It is each rank's, too.
+    points.wrap(module.RankGroup, "_do", _of_rank_command)
 
 
 PATCHES: dict[str, Callable[[Points, ModuleType], None]] = {
