@@ -263,7 +263,7 @@ class Leader:
                     self._scheduler.wake(run_id, state.record.tenant)
                     return
                 yield 0.0
-            if not served:
+            if not served and not self._ending:
                 yield from self._shorten_journal(run_id)
         except NotFound as error:
             log.warning("training run %s is gone: %s", run_id, error.message)

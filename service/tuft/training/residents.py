@@ -106,7 +106,9 @@ class Residents:
                 state = self._bring_back(run_id)
                 if state is not None:
                     self._states[run_id] = state
-        self.snapshotting.finish(self._states.values(), deadline)
+        # In the middle of an operation, ranks may be ahead of what a snapshot would say of them.
+        settled = (state for run_id, state in self._states.items() if not self.is_busy(run_id))
+        self.snapshotting.finish(settled, deadline)
 
     def _make_room(self) -> Generator[float, None, None]:
         while len(self._states) + self._opening > self.limit:
