@@ -79,7 +79,7 @@ class Garbage:
             if tick - since < self.settle_s:
                 self._seen[key] = since
                 continue
-            _log.info("removing %s, which nothing refers to", key)
+            _log.debug("removing %s, which nothing refers to", key)
             self._objects.delete(key)
             removed += 1
         broken = self._objects.sweep(now - self._ttl_s)
