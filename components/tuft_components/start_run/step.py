@@ -67,7 +67,8 @@ def run(params: StartRunParams, inputs: NoInputs, locations: Locations) -> Start
 
 def _new_run_id(client: tuft_sdk.TuftClient) -> str:
     """The id of a run that is not made yet: the first one of a session that is ours alone."""
-    return f"{client.service.holder.get_session_id()}{_FIRST_OF_SESSION}"
+    with tuft_sdk.translated():
+        return f"{client.service.holder.get_session_id()}{_FIRST_OF_SESSION}"
 
 
 def _start(client: tuft_sdk.TuftClient, run_id: str, params: StartRunParams) -> StartRunOutputs:
