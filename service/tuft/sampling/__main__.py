@@ -73,8 +73,11 @@ def _run(config: ServiceConfig, model: ModelConfig, folder: Path, stop: Stop) ->
 
 def _wait_for(slot: Slot | None, heartbeat: Heartbeat, stop: threading.Event) -> bool:
     """Whether the slot is ours now; False where it is not worth it any more."""
-    while slot is not None and not slot.take():
-        heartbeat.standby()
+    if slot is None or slot.take():
+        return not stop.is_set()
+    heartbeat.standby()
+    log.info("waiting to take over")
+    while not slot.take():
         if stop.wait(_LOOK_AT_SLOT_S):
             return False
     return not stop.is_set()
