@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import count
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -21,7 +22,7 @@ from tuft.checkpoints import Checkpoints
 from tuft.contracts.operations import Operation
 from tuft.contracts.records import CheckpointRecord, CheckpointSettings, SnapshotRecord
 from tuft.errors import InvalidRequest, NotFound, Unavailable
-from tuft.objects import ObjectStore
+from tuft.objects import LocalObjects, ObjectStore
 from tuft.store import connect
 from tuft.store.checkpoints import place_of
 
@@ -289,17 +290,19 @@ class TestExpiry:
 
 
 class TestCrashes:
-    """On both object stores."""
+    @pytest.fixture
+    def objects(self, tmp_path: Path) -> ObjectStore:
+        return LocalObjects(tmp_path / "of the checkpoints")
 
     @pytest.fixture
-    def write(self, fresh_api: Api, object_store: ObjectStore) -> Callable[[], CheckpointRecord]:
+    def write(self, fresh_api: Api, objects: ObjectStore) -> Callable[[], CheckpointRecord]:
         run = fresh_api.store.runs.get(fresh_api.run())
 
         def write() -> CheckpointRecord:
             record = write_checkpoint(fresh_api, run.run_id, "weights", "a", index=False)
             fresh_api.services.checkpoints.delete(*place_of(record))
             files = {"adapter_config.json": b"{}", "adapter_model.safetensors": b"12345678"}
-            record = Checkpoints(object_store).write(record.manifest, files)
+            record = Checkpoints(objects).write(record.manifest, files)
             fresh_api.store.checkpoints.put(record)
             return record
 
@@ -308,7 +311,7 @@ class TestCrashes:
     def test_a_deletion_that_has_begun_ends(
         self,
         fresh_api: Api,
-        object_store: ObjectStore,
+        objects: ObjectStore,
         write: Callable[[], CheckpointRecord],
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
@@ -317,10 +320,10 @@ class TestCrashes:
         catalog_of = partial(Catalog, fresh_api.store)
         for moment in range(5):
             record = write()
-            dying = catalog_of(Checkpoints(Observed(object_store, crash_at(moment))))
+            dying = catalog_of(Checkpoints(Observed(objects, crash_at(moment))))
             with pytest.raises(Crash):
                 dying.delete(record)
-            after = catalog_of(Checkpoints(object_store))
+            after = catalog_of(Checkpoints(objects))
             if moment == 0:
                 assert after.find("alice", record.manifest.path) == record
                 after.delete(record)
@@ -329,14 +332,14 @@ class TestCrashes:
                     after.find("alice", record.manifest.path)
                 # Until the claim of the dead one is over.
                 wait_until(partial(self.sweep, after, count(1)), 10)
-            assert list(object_store.list("runs")) == []
+            assert list(objects.list("runs")) == []
             after.check_free(*place_of(record))
 
     def sweep(self, catalog: Catalog, hours: Iterator[int]) -> bool:
         return catalog.sweep(time.time() + 3600 * next(hours)) == 0
 
-    def test_an_object_store_that_goes_away(
-        self, fresh_api: Api, object_store: ObjectStore, write: Callable[[], CheckpointRecord]
+    def test_an_objects_that_goes_away(
+        self, fresh_api: Api, objects: ObjectStore, write: Callable[[], CheckpointRecord]
     ) -> None:
         """The client is told that it is deleted, and it is."""
         record = write()
@@ -345,19 +348,19 @@ class TestCrashes:
             if operation == "delete":
                 raise Unavailable("the object store is away")
 
-        catalog = Catalog(fresh_api.store, Checkpoints(Observed(object_store, before)))
+        catalog = Catalog(fresh_api.store, Checkpoints(Observed(objects, before)))
         assert catalog.delete(record) == "its removal, which is under way"
         catalog.sweep(time.time())
-        assert list(object_store.list("runs")) != []
-        Catalog(fresh_api.store, Checkpoints(object_store)).sweep(time.time() + 3600)
-        assert list(object_store.list("runs")) == []
+        assert list(objects.list("runs")) != []
+        Catalog(fresh_api.store, Checkpoints(objects)).sweep(time.time() + 3600)
+        assert list(objects.list("runs")) == []
 
     def test_two_do_not_remove_the_same(
-        self, fresh_api: Api, object_store: ObjectStore, write: Callable[[], CheckpointRecord]
+        self, fresh_api: Api, objects: ObjectStore, write: Callable[[], CheckpointRecord]
     ) -> None:
         """The slower one would remove what was written since."""
         record = write()
-        quick = Catalog(fresh_api.store, Checkpoints(object_store))
+        quick = Catalog(fresh_api.store, Checkpoints(objects))
         said: list[str | None] = []
 
         def before(operation: str, key: str) -> None:
@@ -366,7 +369,7 @@ class TestCrashes:
                 with pytest.raises(InvalidRequest, match="its removal"):
                     quick.check_free(*place_of(record))
 
-        slow = Catalog(fresh_api.store, Checkpoints(Observed(object_store, before)))
+        slow = Catalog(fresh_api.store, Checkpoints(Observed(objects, before)))
         assert slow.delete(record) is None
         assert said == ["its removal, which is under way"]
         quick.check_free(*place_of(record))

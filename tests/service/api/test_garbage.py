@@ -23,7 +23,7 @@ from tuft.api.ownership import MARKER
 from tuft.checkpoints import Checkpoints
 from tuft.contracts.records import Disposable, SnapshotRecord
 from tuft.errors import Unavailable
-from tuft.objects import ObjectStore
+from tuft.objects import LocalObjects, ObjectStore
 from tuft.persistence import PersistenceConfig
 from tuft.store import Store, connect
 
@@ -33,6 +33,11 @@ TTL_S = 1000.0
 @pytest.fixture
 def store(valkey_url: str) -> Store:
     return Store(connect(valkey_url))
+
+
+@pytest.fixture
+def objects(tmp_path: Path) -> ObjectStore:
+    return LocalObjects(tmp_path / "objects")
 
 
 def garbage_of(
@@ -47,8 +52,8 @@ def garbage_of(
 
 
 @pytest.fixture
-def garbage(store: Store, object_store: ObjectStore, tmp_path: Path) -> Garbage:
-    return garbage_of(store, object_store, tmp_path)
+def garbage(store: Store, objects: ObjectStore, tmp_path: Path) -> Garbage:
+    return garbage_of(store, objects, tmp_path)
 
 
 def keys(objects: ObjectStore) -> set[str]:
@@ -124,8 +129,9 @@ def litter(objects: ObjectStore) -> None:
 
 
 def test_what_has_no_owner_is_removed_and_nothing_else(
-    store: Store, object_store: ObjectStore, garbage: Garbage
+    store: Store, object_store: ObjectStore, tmp_path: Path
 ) -> None:
+    garbage = garbage_of(store, object_store, tmp_path)
     # The store has been here before, as it has in a service that has run for a while.
     assert garbage.mark(time.time())
     owned = fill(store, object_store)
@@ -138,52 +144,50 @@ def test_what_has_no_owner_is_removed_and_nothing_else(
     assert garbage.collect(later()) == 0
 
 
-def test_one_look_is_not_enough(store: Store, object_store: ObjectStore, garbage: Garbage) -> None:
+def test_one_look_is_not_enough(store: Store, objects: ObjectStore, garbage: Garbage) -> None:
     """A clock that is wrong by a day finds everything old, also what is written just now."""
     garbage.settle_s = 0.5
-    object_store.put("results/gone:1", b"x")
+    objects.put("results/gone:1", b"x")
     for _ in range(3):
         assert garbage.collect(later()) == 0
     wait_until(lambda: garbage.collect(later()) == 1, 10)
-    object_store.put("results/gone:2", b"x")
+    objects.put("results/gone:2", b"x")
     assert garbage.collect(later()) == 0
     # It gets an owner between the looks.
     store.disposal.schedule(Disposable(key="results/gone:2"), 9e9)
     assert garbage.collect(later()) == 0
-    assert object_store.exists("results/gone:2")
+    assert objects.exists("results/gone:2")
 
 
 def test_a_checkpoint_that_the_index_lacks_is_put_into_it(
-    store: Store, object_store: ObjectStore, garbage: Garbage
+    store: Store, objects: ObjectStore, garbage: Garbage
 ) -> None:
     """A store that was restored from an older backup, say."""
-    record = Checkpoints(object_store).write(records.checkpoint("a", 1.0).manifest, OLD)
-    before = keys(object_store)
+    record = Checkpoints(objects).write(records.checkpoint("a", 1.0).manifest, OLD)
+    before = keys(objects)
     assert garbage.collect(later()) == 0
     assert store.checkpoints.list_run(RUN) == [record]
-    assert keys(object_store) == before
+    assert keys(objects) == before
 
 
-def test_a_damaged_checkpoint_is_left_alone(object_store: ObjectStore, garbage: Garbage) -> None:
-    Checkpoints(object_store).write(records.checkpoint("a", 1.0).manifest, OLD)
+def test_a_damaged_checkpoint_is_left_alone(objects: ObjectStore, garbage: Garbage) -> None:
+    Checkpoints(objects).write(records.checkpoint("a", 1.0).manifest, OLD)
     prefix = f"runs/{RUN}/weights/a"
-    object_store.put(f"{prefix}/manifest.json", b"{")
-    object_store.put(f"{prefix}/write-1/adapter_model.safetensors", b"x")
-    before = keys(object_store)
+    objects.put(f"{prefix}/manifest.json", b"{")
+    objects.put(f"{prefix}/write-1/adapter_model.safetensors", b"x")
+    before = keys(objects)
     assert garbage.collect(later()) == 0
-    assert keys(object_store) == before
+    assert keys(objects) == before
 
 
-def test_one_process_collects_at_a_time(
-    store: Store, object_store: ObjectStore, tmp_path: Path
-) -> None:
-    first, second = (garbage_of(store, object_store, tmp_path) for _ in range(2))
+def test_one_process_collects_at_a_time(store: Store, objects: ObjectStore, tmp_path: Path) -> None:
+    first, second = (garbage_of(store, objects, tmp_path) for _ in range(2))
     for one in (first, second):
         one.every_s, one.settle_s = 0.4, 0.2
-    object_store.put("results/gone:1", b"x")
+    objects.put("results/gone:1", b"x")
     assert first.collect(later()) == 0
     wait_until(lambda: second.collect(later()) == 0 and first.collect(later()) == 1, 10)
-    object_store.put("results/gone:2", b"x")
+    objects.put("results/gone:2", b"x")
     # The first one died.
     wait_until(lambda: second.collect(later()) == 1, 10)
 
@@ -193,28 +197,28 @@ class TestOwnership:
 
     @pytest.fixture
     def filled(
-        self, store: Store, object_store: ObjectStore, garbage: Garbage, valkey_url: str
+        self, store: Store, objects: ObjectStore, garbage: Garbage, valkey_url: str
     ) -> set[str]:
         """By a service whose store is then out of sight: there is another one, which is empty."""
         garbage.mark(time.time())
-        fill(store, object_store)
-        litter(object_store)
+        fill(store, objects)
+        litter(objects)
         connect(valkey_url).flushall()
-        return keys(object_store)
+        return keys(objects)
 
     def test_another_stores_things_are_left_alone(
         self,
         store: Store,
-        object_store: ObjectStore,
+        objects: ObjectStore,
         tmp_path: Path,
         filled: set[str],
         caplog: pytest.LogCaptureFixture,
     ) -> None:
         for lasting in (True, False):
-            other = garbage_of(store, object_store, tmp_path, lasting=lasting)
+            other = garbage_of(store, objects, tmp_path, lasting=lasting)
             for _ in range(2):
                 assert other.collect(later() + 10 * TTL_S) == 0
-        assert keys(object_store) == filled
+        assert keys(objects) == filled
         told = [record for record in caplog.records if record.levelno == logging.WARNING]
         assert len(told) == 2
         assert "nothing is cleaned up in the object store" in told[0].message
@@ -222,68 +226,68 @@ class TestOwnership:
     def test_an_operator_may_hand_them_over(
         self,
         store: Store,
-        object_store: ObjectStore,
+        objects: ObjectStore,
         tmp_path: Path,
         filled: set[str],
         caplog: pytest.LogCaptureFixture,
     ) -> None:
-        other = garbage_of(store, object_store, tmp_path)
+        other = garbage_of(store, objects, tmp_path)
         assert other.collect(later()) == 0
         # As the message says.
         said = caplog.messages[-1]
-        object_store.put(MARKER, said[said.index("{") : said.index("}") + 1].encode())
+        objects.put(MARKER, said[said.index("{") : said.index("}") + 1].encode())
         assert other.collect(later()) > 0
         # The checkpoints are everybody's.
-        assert {path.name for path in Checkpoints(object_store).paths()} == {"a", "plain"}
+        assert {path.name for path in Checkpoints(objects).paths()} == {"a", "plain"}
 
     def test_things_without_a_marker_are_left_alone(
         self,
         store: Store,
-        object_store: ObjectStore,
+        objects: ObjectStore,
         tmp_path: Path,
         filled: set[str],
         caplog: pytest.LogCaptureFixture,
     ) -> None:
         """They were written by a version that marks nothing."""
-        object_store.delete(MARKER)
-        assert garbage_of(store, object_store, tmp_path).collect(later()) == 0
-        assert keys(object_store) == filled
+        objects.delete(MARKER)
+        assert garbage_of(store, objects, tmp_path).collect(later()) == 0
+        assert keys(objects) == filled
         assert "which this store does not know" in caplog.text
 
     def test_the_store_that_wrote_them_marks_them_then(
-        self, store: Store, object_store: ObjectStore, garbage: Garbage
+        self, store: Store, objects: ObjectStore, garbage: Garbage
     ) -> None:
-        owned = fill(store, object_store)
+        owned = fill(store, objects)
         assert garbage.collect(later()) > 0
-        assert keys(object_store) == owned
+        assert keys(objects) == owned
 
     def test_a_marker_that_cannot_be_read_is_anothers(
-        self, object_store: ObjectStore, garbage: Garbage
+        self, objects: ObjectStore, garbage: Garbage
     ) -> None:
-        object_store.put("results/gone:1", b"x")
-        object_store.put(MARKER, b"?")
+        objects.put("results/gone:1", b"x")
+        objects.put(MARKER, b"?")
         assert garbage.collect(later()) == 0
-        assert object_store.exists("results/gone:1")
+        assert objects.exists("results/gone:1")
 
     def test_a_store_that_does_not_last_is_followed_by_the_next(
-        self, store: Store, object_store: ObjectStore, tmp_path: Path, valkey_url: str
+        self, store: Store, objects: ObjectStore, tmp_path: Path, valkey_url: str
     ) -> None:
         """persistence.mode disabled: nobody else can ever need what it left."""
-        start = partial(garbage_of, store, object_store, tmp_path, lasting=False)
+        start = partial(garbage_of, store, objects, tmp_path, lasting=False)
         assert start().mark(time.time())
-        litter(object_store)
+        litter(objects)
         connect(valkey_url).flushall()
         second = start()
         # The first may be running still.
         assert not second.mark(time.time())
         assert second.collect(time.time() + TTL_S - 50) == 0
         assert second.collect(later()) > 0
-        assert keys(object_store) == set()
-        assert json.loads(object_store.get(MARKER))["lasting"] is False
+        assert keys(objects) == set()
+        assert json.loads(objects.get(MARKER))["lasting"] is False
 
 
 def test_an_object_store_that_goes_away_in_the_middle(
-    store: Store, object_store: ObjectStore, tmp_path: Path
+    store: Store, objects: ObjectStore, tmp_path: Path
 ) -> None:
     away = False
 
@@ -291,14 +295,14 @@ def test_an_object_store_that_goes_away_in_the_middle(
         if away and (operation, key) == ("list", "runs"):
             raise Unavailable("the object store is away")
 
-    garbage = garbage_of(store, Observed(object_store, before), tmp_path)
+    garbage = garbage_of(store, Observed(objects, before), tmp_path)
     garbage.mark(time.time())
-    owned = fill(store, object_store)
-    litter(object_store)
+    owned = fill(store, objects)
+    litter(objects)
     away = True
     with pytest.raises(Unavailable):
         garbage.collect(later())
-    assert owned < keys(object_store)
+    assert owned < keys(objects)
     away = False
     garbage.collect(later())
-    assert keys(object_store) == owned
+    assert keys(objects) == owned
