@@ -102,7 +102,7 @@ class Round:
         for client in self.clients:
             client.start()
         wait_until(
-            lambda: self._failed() or all(client.resolved > 0 for client in self.clients),
+            lambda: self._failed() or all(client.progress.answered > 0 for client in self.clients),
             PROGRESS_S,
             "the clients' first results",
         )
@@ -149,9 +149,9 @@ class Round:
             results.close()
         for other in self._others:
             if isinstance(other, Newcomer):
-                self._tally.newcomers += other.resolved
+                self._tally.newcomers += other.iterations
             else:
-                self._tally.ledger_steps += other.resolved
+                self._tally.ledger_steps += other.iterations
 
     def _lane(self, role: str, wanted: dict[str, int], kills: int, rng: random.Random) -> None:
         tried: set[str] = set()
@@ -212,16 +212,17 @@ class Round:
     def _wait_for_progress(self, killed: str) -> None:
         """Until all is answered that is under way now: D6 fails what is killed again and again."""
         begun = time.monotonic()
-        targets = [(client, client.submitted) for client in self.clients]
+        targets = [(client.progress, client.progress.asked) for client in self.clients]
         try:
             wait_until(
                 lambda: (
-                    self._failed() or all(client.resolved >= target for client, target in targets)
+                    self._failed()
+                    or all(progress.answered >= target for progress, target in targets)
                 ),
                 PROGRESS_S,
             )
         except AssertionError:
-            late = [f"{type(c).__name__}: {c.resolved} of {n}" for c, n in targets]
+            late = [f"{progress.answered} of {target}" for progress, target in targets]
             self._tally.failures.append(f"after a kill of {killed}, no progress: {late}")
             return
         self._tally.recovered(killed, time.monotonic() - begun)

@@ -22,6 +22,7 @@ from tests.faults.moves import (
     Journal,
     LoadState,
     OptimStep,
+    Progress,
     SaveState,
     rollouts,
     rows,
@@ -34,7 +35,7 @@ _WEIGHTS = (5, 3, 5, 2, 1, 1, 1, 1)
 
 
 class Client(ABC):
-    """A loop in a thread. `submitted` and `resolved` count what was asked and answered."""
+    """A loop in a thread."""
 
     def __init__(self, url: str, key: str, seed: int) -> None:
         self.url = url
@@ -42,16 +43,9 @@ class Client(ABC):
         self.rng = random.Random(seed)
         self.failure: str | None = None
         self.iterations = 0
+        self.progress = Progress()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name=type(self).__name__, daemon=True)
-
-    @property
-    @abstractmethod
-    def submitted(self) -> int: ...
-
-    @property
-    @abstractmethod
-    def resolved(self) -> int: ...
 
     @abstractmethod
     def iterate(self) -> None:
@@ -92,18 +86,12 @@ class Trainee(Client):
         self._saved = False
         self._names = 0
 
-    @property
-    def submitted(self) -> int:
-        return 0 if self.journal is None else self.journal.asked
-
-    @property
-    def resolved(self) -> int:
-        return 0 if self.journal is None else self.journal.answered
-
     def open(self) -> None:
         """Create the run."""
-        training = self.client.create_lora_training_client("tiny", rank=RANK, seed=self.seed)
-        self.journal = Journal(training.result(TIMEOUT_S))
+        training = self.progress.wait(
+            lambda: self.client.create_lora_training_client("tiny", rank=RANK, seed=self.seed)
+        )
+        self.journal = Journal(training, progress=self.progress)
 
     def iterate(self) -> None:
         if self.journal is None:
@@ -128,8 +116,8 @@ class Trainee(Client):
         journal.do(ForwardBackward(rows(self.rng, 24, 48), "cross_entropy"), OptimStep())
 
     def _rl(self, journal: Journal) -> None:
-        sampler = journal.wait(journal.training.save_weights_and_get_sampling_client())
-        data, sampled = rollouts(journal, sampler, self.rng)
+        sampler = journal.wait(journal.training.save_weights_and_get_sampling_client)
+        data, sampled = rollouts(self.progress, sampler, self.rng)
         done, _ = journal.do(ForwardBackward(data, "importance_sampling"), OptimStep())
         for told, mine in zip(done.logprobs, sampled, strict=True):
             # The policy that was sampled is the one that is trained.
@@ -149,12 +137,11 @@ class Trainee(Client):
 
     def _named(self, journal: Journal) -> None:
         self._names += 1
-        saved = journal.training.save_weights_for_sampler(f"policy-{self._names}")
-        path = journal.wait(saved).path
-        made = self.client.create_sampling_client(model_path=path)
-        sampler = journal.wait(made, is_operation=False)
+        name = f"policy-{self._names}"
+        path = journal.wait(lambda: journal.training.save_weights_for_sampler(name)).path
+        sampler = self.progress.wait(lambda: self.client.create_sampling_client(model_path=path))
         # So many that the result is an object.
-        rollouts(journal, sampler, self.rng, num_samples=32)
+        rollouts(self.progress, sampler, self.rng, num_samples=32)
 
     def _forward(self, journal: Journal) -> None:
         journal.do(ForwardBackward(rows(self.rng, 2, 12), "cross_entropy", forward_only=True))
@@ -163,30 +150,17 @@ class Trainee(Client):
 class Newcomer(Client):
     """Comes, trains a step in a run of its own, and goes; again and again."""
 
-    def __init__(self, url: str, key: str, seed: int) -> None:
-        super().__init__(url, key, seed)
-        self._asked = self._answered = 0
-
-    @property
-    def submitted(self) -> int:
-        return self._asked
-
-    @property
-    def resolved(self) -> int:
-        return self._answered
-
     def iterate(self) -> None:
-        self._asked += 1
+        wait = self.progress.wait
         with tinker.ServiceClient(base_url=self.url, api_key=self.key) as client:
-            training = client.create_lora_training_client("tiny", rank=2).result(TIMEOUT_S)
-            journal = Journal(training)
+            training = wait(lambda: client.create_lora_training_client("tiny", rank=2))
+            journal = Journal(training, progress=self.progress)
             asked = ForwardBackward(rows(self.rng, 1, 8), "cross_entropy")
             _, step = journal.do(asked, OptimStep())
             if step.step != 1.0:
                 raise AssertionError(f"the first step of {training.model_id} was {step.step}")
-            base = client.create_sampling_client(base_model="tiny").result(TIMEOUT_S)
-            base.compute_logprobs(types.ModelInput.from_ints([5, 6, 7])).result(timeout=TIMEOUT_S)
-        self._answered += 1
+            base = wait(lambda: client.create_sampling_client(base_model="tiny"))
+            wait(lambda: base.compute_logprobs(types.ModelInput.from_ints([5, 6, 7])))
         # Runs stay; thousands of them are what another test is for.
         self._stop.wait(1.0)
 
@@ -196,19 +170,10 @@ class Stepper(Client):
 
     def __init__(self, url: str, key: str, seed: int) -> None:
         super().__init__(url, key, seed)
-        self._asked = self._answered = 0
         self.run_id = ""
 
-    @property
-    def submitted(self) -> int:
-        return self._asked
-
-    @property
-    def resolved(self) -> int:
-        return self._answered
-
     def iterate(self) -> None:
-        self._asked += 1
+        self.progress.asked += 1
         with tuft_sdk.connect(self.url, self.key) as tuft:
             if not self.run_id:
                 made = tuft.service.create_lora_training_client("tiny", rank=2).result(TIMEOUT_S)
@@ -217,7 +182,7 @@ class Stepper(Client):
             told = self._step(tuft, f"step-{self.iterations}", lambda: _plan(data))
         if told != str(self.iterations + 1):
             raise AssertionError(f"step {self.iterations + 1} of {self.run_id} said {told}")
-        self._answered += 1
+        self.progress.answered += 1
         self._stop.wait(0.5)
 
     def _step(self, tuft: tuft_sdk.TuftClient, name: str, build: Callable[[], plans.Plan]) -> str:

@@ -121,48 +121,58 @@ def _transition(prompt: list[int], tokens: list[int], logprobs: list[float]) -> 
 
 
 @dataclass
+class Progress:
+    """Requests that a client made, and those of them that were answered."""
+
+    asked: int = 0
+    answered: int = 0
+
+    def wait(self, ask: Callable[[], Future[T] | tinker.APIFuture[T]]) -> T:
+        """Make a request, and wait for its result."""
+        self.asked += 1
+        result = ask().result(TIMEOUT_S)
+        self.answered += 1
+        return result
+
+
+@dataclass
 class Journal:
     """A training run as its client sees it: all that was asked, in order, and all that was told."""
 
     training: tinker.TrainingClient
     records: list[Record] = field(default_factory=list)
+    progress: Progress = field(default_factory=Progress)
     seq_id: int = 0
     """Of the last operation."""
-    asked: int = 0
-    answered: int = 0
-    """Requests of any kind."""
 
     def do(self, *operations: Operation) -> list[Record]:
         """Ask for operations without waiting in between, and wait for all their results."""
         pending = []
         for operation in operations:
             self.seq_id += 1
-            self.asked += 1
+            self.progress.asked += 1
             record = Record(operation, self.seq_id)
             pending.append((record, submit(self.training, operation)))
         for record, future in pending:
             note(record, future.result(timeout=TIMEOUT_S))
-            self.answered += 1
+            self.progress.answered += 1
             self.records.append(record)
         return [record for record, _ in pending]
 
-    def wait(self, future: Future[T] | tinker.APIFuture[T], *, is_operation: bool = True) -> T:
-        """The result of a request that is not recorded."""
-        self.seq_id += is_operation
-        self.asked += 1
-        result = future.result(TIMEOUT_S)
-        self.answered += 1
-        return result
+    def wait(self, ask: Callable[[], Future[T] | tinker.APIFuture[T]]) -> T:
+        """An operation that is not recorded, since no weights depend on it."""
+        self.seq_id += 1
+        return self.progress.wait(ask)
 
     def refused(self, ask: Callable[[], tinker.APIFuture[Any]], words: str) -> None:
         """A request that the service must refuse for good."""
         # It takes a number, too.
         self.seq_id += 1
-        self.asked += 1
+        self.progress.asked += 1
         try:
             ask().result(timeout=TIMEOUT_S)
         except tinker.BadRequestError as error:
-            self.answered += 1
+            self.progress.answered += 1
             if words not in str(error):
                 raise
         else:
@@ -170,7 +180,7 @@ class Journal:
 
 
 def rollouts(
-    journal: Journal, sampler: tinker.SamplingClient, rng: random.Random, num_samples: int = 2
+    progress: Progress, sampler: tinker.SamplingClient, rng: random.Random, num_samples: int = 2
 ) -> tuple[list[types.Datum], list[list[float]]]:
     """Rows for reinforcement learning, sampled now, and the logprobs of the sampled tokens."""
     data, sampled = [], []
@@ -180,10 +190,10 @@ def rollouts(
         params = types.SamplingParams(max_tokens=8, temperature=1.0, seed=rng.randrange(1 << 30))
         future = sampler.sample(types.ModelInput.from_ints(prompt), num_samples, params)
         asked.append((prompt, future))
-    journal.asked += len(asked)
+    progress.asked += len(asked)
     for prompt, future in asked:
         response = future.result(TIMEOUT_S)
-        journal.answered += 1
+        progress.answered += 1
         for sequence in response.sequences:
             logprobs = list(sequence.logprobs or [])
             data.append(_transition(prompt, sequence.tokens, logprobs))
