@@ -61,6 +61,10 @@ def _run(
             print("Checkpoints and large payloads are in the object store: save that, too.")
         case "import":
             print(f"{import_store(connection, args.file)} keys read from {args.file}")
+            print(
+                "Start no service on the store that it comes from any more: the two would remove "
+                "each other's data from their object store."
+            )
         case "clear":
             if not args.yes:
                 raise InvalidRequest(

@@ -367,7 +367,7 @@ class JournalMachine(RuleBasedStateMachine):
 
 def test_journal_and_ledger_do_as_the_model(valkey_url: str) -> None:
     machine = type("Machine", (JournalMachine,), {"url": valkey_url})
-    run_state_machine_as_test(machine, settings=settings(max_examples=30, stateful_step_count=40))
+    run_state_machine_as_test(machine, settings=settings(max_examples=24, stateful_step_count=40))
 
 
 class MortalMachine(JournalMachine):
