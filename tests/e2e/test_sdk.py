@@ -232,6 +232,27 @@ def test_checkpoints_through_the_rest_client(
         client.create_training_client_from_state(saved.path).result(TIMEOUT)
 
 
+def test_a_checkpoint_that_is_deleted_under_a_sampling_client(
+    client: tinker.ServiceClient, service: Service
+) -> None:
+    training = new_run(client)
+    path = training.save_weights_for_sampler("short").result(timeout=TIMEOUT).path
+    sampling = client.create_sampling_client(model_path=path).result(TIMEOUT)
+    rest_client(service).delete_checkpoint_from_tinker_path(path).result(timeout=TIMEOUT)
+    # The sampler reads the files only now.
+    sampled = sampling.sample(
+        types.ModelInput.from_ints([5, 6]),
+        num_samples=1,
+        sampling_params=types.SamplingParams(max_tokens=2, seed=1),
+    ).result(timeout=TIMEOUT)
+    assert len(sampled.sequences) == 1
+    with pytest.raises(tinker.APIStatusError, match="there is no checkpoint"):
+        client.create_sampling_client(model_path=path).result(TIMEOUT)
+    with pytest.raises(tinker.APIStatusError, match="still used by session"):
+        training.save_weights_for_sampler("short").result(timeout=TIMEOUT)
+    training.save_weights_for_sampler("other").result(timeout=TIMEOUT)
+
+
 def test_a_published_checkpoint_can_be_loaded_by_others(
     client: tinker.ServiceClient, bob: tinker.ServiceClient, service: Service
 ) -> None:
