@@ -260,7 +260,12 @@ class Catalog:
         found = self._checkpoints.paths()
         places = (Place(path.run_id, path.kind, path.name) for path in found)
         with ThreadPoolExecutor(_SCANS_AT_ONCE, thread_name_prefix="checkpoint-scan") as pool:
-            return sum(1 for _ in pool.map(self.see, places))
+            try:
+                return sum(1 for _ in pool.map(self.see, places))
+            except TuftError:
+                # What is not begun would fail, too, and take its time.
+                pool.shutdown(cancel_futures=True)
+                raise
 
     def _add(self, record: CheckpointRecord) -> None:
         manifest = record.manifest
