@@ -249,7 +249,7 @@ class Supervisor:
         threads = sampler.threads or max(1, (os.cpu_count() or 1) // sampler.replicas)
         number = f"-{replica}" if replica else ""
         # The first has the same name however many there are, so that it finds its work again when
-        # `replicas` changes; what the others held goes to it after a minute.
+        # `replicas` changes; what the others held goes to it soon after.
         worker_id = self._worker_id("sampler", model) + number.replace("-", "#")
         env = self._worker_env(config_file, worker_id, seat, model, threads)
         if sampler.gpus is not None:
