@@ -7,13 +7,13 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 
 from tests.faults.clients import Trainee
 from tests.faults.moves import SaveState
 from tests.faults.tree import KEYS
 from tests.faults.verdict import FINAL, differing, miscounted, repeat
 from tests.waiting import wait_until
+from tuft.objects import ObjectStore
 
 log = logging.getLogger(__name__)
 
@@ -31,7 +31,7 @@ class Work:
 
     @property
     def answered(self) -> int:
-        return sum(client.resolved for client in self.clients)
+        return sum(client.progress.answered for client in self.clients)
 
     def turns(self, more: int) -> None:
         """Wait until each client did so many more turns of its loop, or one has failed."""
@@ -60,14 +60,14 @@ class Work:
         log.warning("%d answers; longest pause %.1f s", self.answered, self.longest_pause_s)
 
     def _see_pauses(self) -> None:
-        resolved = [client.resolved for client in self.clients]
+        resolved = [client.progress.answered for client in self.clients]
         since = [time.monotonic()] * len(resolved)
         while not self._stop.wait(0.05):
             now = time.monotonic()
             for index, client in enumerate(self.clients):
                 self.longest_pause_s = max(self.longest_pause_s, now - since[index])
-                if client.resolved != resolved[index]:
-                    resolved[index], since[index] = client.resolved, now
+                if client.progress.answered != resolved[index]:
+                    resolved[index], since[index] = client.progress.answered, now
 
 
 @contextmanager
@@ -76,14 +76,14 @@ def enduring(
     *,
     tenants: Sequence[str] = ("alice",),
     seed: int = 1,
-    objects: Path | None = None,
+    objects: ObjectStore | None = None,
 ) -> Iterator[Work]:
     """Clients at work before, in and after the block, in which something happens to the service.
 
     Args:
         url: of the service.
         tenants: a client each.
-        objects: root of a local object store, where final weights are to be compared with those
+        objects: of the service, where final weights are to be compared with those
             of an undisturbed run, which is done here, too; on one rank and with one tenant they
             are the same to the bit.
 
@@ -103,7 +103,7 @@ def enduring(
     problems = [client.failure for client in clients if client.failure is not None]
     assert not problems, "\n".join(problems)
     for client, tenant in zip(clients, tenants, strict=True):
-        assert client.submitted == client.resolved
+        assert client.progress.asked == client.progress.answered
         assert client.journal is not None
         client.journal.do(SaveState(FINAL))
         problems += miscounted(client.journal)

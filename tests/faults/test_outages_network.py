@@ -99,7 +99,7 @@ def test_the_host_of_the_working_trainer_is_cut_off(cluster: Cluster, direction:
     """Nothing is refused or closed: packets are lost. The other host's trainer takes over; the
     one that was cut off can write nothing any more, and stands by when it is back."""
     leading = _leading(cluster)
-    clients = enduring(cluster.second.url, tenants=["alice", "bob"])
+    clients = enduring(cluster.second.url, tenants=["alice", "bob"], objects=cluster.second.objects)
     with clients as work, cluster.net.cut(cluster.hosts[0], direction):
         time.sleep(20)
     assert work.longest_pause_s < 40
@@ -109,7 +109,7 @@ def test_the_host_of_the_working_trainer_is_cut_off(cluster: Cluster, direction:
 
 @pytest.mark.parametrize("direction", ["both", "to"])
 def test_the_store_is_cut_off_from_everybody(cluster: Cluster, direction: Direction) -> None:
-    clients = enduring(cluster.second.url, tenants=["alice", "bob"])
+    clients = enduring(cluster.second.url, tenants=["alice", "bob"], objects=cluster.second.objects)
     with clients as work, cluster.net.cut(cluster.store_host, direction):
         time.sleep(20)
     assert 20 < work.longest_pause_s < 90

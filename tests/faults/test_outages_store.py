@@ -7,6 +7,7 @@ import signal
 import time
 from collections.abc import Iterator
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import psutil
@@ -50,13 +51,13 @@ def test_a_store_that_is_killed_again_and_again(service: Tree) -> None:
             server = _server(service)
             assert server is not None
             server.kill()
-            wait_until(lambda known=server.pid: _pid(service) not in (None, known), 30)
+            wait_until(partial(_is_another, service, server.pid), 30)
     assert work.longest_pause_s < 30
 
 
-def _pid(service: Tree) -> int | None:
+def _is_another(service: Tree, pid: int) -> bool:
     server = _server(service)
-    return None if server is None else server.pid
+    return server is not None and server.pid != pid
 
 
 def _server(service: Tree) -> psutil.Process | None:

@@ -237,7 +237,7 @@ def nothing_stays_mapped(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(params=[GENTLE, HARSH], ids=["gentle", "harsh"])
 def options(request: pytest.FixtureRequest) -> str:
-    return request.param
+    return str(request.param)
 
 
 @pytest.mark.parametrize("subject", [Objects, SavedCheckpoints, HandedPolicies])
