@@ -15,6 +15,8 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import logging
+import math
+import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
@@ -30,7 +32,7 @@ from tuft.contracts.records import (
     CheckpointSettings,
 )
 from tuft.errors import DamagedCheckpoint, InvalidRequest, LeaseLost, NotFound, TuftError
-from tuft.objects import ObjectStore
+from tuft.objects import ObjectInfo, ObjectStore
 
 log = logging.getLogger(__name__)
 
@@ -40,6 +42,8 @@ SETTINGS = "settings.json"
 _READ_ATTEMPTS = 5
 # A writer writes again what another writer's tidying removed.
 _WRITE_ATTEMPTS = 3
+# A writer that was stopped may go on within this.
+_STOPPED_S = 3600.0
 
 
 class Checkpoints:
@@ -95,7 +99,8 @@ class Checkpoints:
             }
         )
         record = CheckpointRecord(manifest=manifest, settings=settings or CheckpointSettings())
-        self._put(prefix, record, files, fence or _unfenced)
+        there = self._put(prefix, record, files, fence or _unfenced)
+        self._tidy(prefix, record, there, existing, patient=fence is not None)
         return record
 
     def manifest(self, prefix: str) -> CheckpointManifest:
@@ -164,9 +169,7 @@ class Checkpoints:
 
     def objects_of(self, prefix: str) -> set[str]:
         """The keys of all that belongs to the checkpoint. Raises as `manifest`."""
-        manifest = self.manifest(prefix)
-        names = (*manifest.files, SETTINGS)
-        return {f"{prefix}/{MANIFEST}", *(_place(prefix, manifest, name) for name in names)}
+        return _keys(prefix, self.manifest(prefix))
 
     def paths(self) -> Iterator[CheckpointPath]:
         """Where there are checkpoints that users own, in no particular order."""
@@ -229,7 +232,8 @@ class Checkpoints:
         record: CheckpointRecord,
         files: Mapping[str, bytes],
         fence: Callable[[], None],
-    ) -> None:
+    ) -> list[ObjectInfo]:
+        """Returns what is at the prefix then; nothing, where that is another's by now."""
         manifest = record.manifest
         objects = {_place(prefix, manifest, name): data for name, data in files.items()}
         if record.settings != CheckpointSettings():
@@ -244,19 +248,14 @@ class Checkpoints:
         # A failure from here on may have written the manifest all the same: nothing is undone.
         self._objects.put(f"{prefix}/{MANIFEST}", _json(manifest))
         for _ in range(_WRITE_ATTEMPTS):
-            there = {info.key for info in self._objects.list(prefix)}
-            missing = objects.keys() - there
-            if not missing:
-                break
-            if not self._is_ours(prefix, manifest):
+            there = list(self._objects.list(prefix))
+            missing = objects.keys() - {info.key for info in there}
+            if not missing or not self._is_ours(prefix, manifest):
                 fence()
-                return
+                return [] if missing else there
             for key in missing:
                 self._objects.put(key, objects[key])
-        else:
-            raise LeaseLost(f"another writer keeps removing what this one writes to {prefix}")
-        fence()
-        self._tidy(there - objects.keys() - {f"{prefix}/{MANIFEST}"})
+        raise LeaseLost(f"another writer keeps removing what this one writes to {prefix}")
 
     def _is_ours(self, prefix: str, manifest: CheckpointManifest) -> bool:
         """Whether what was put is still what is there: not written over, and not deleted."""
@@ -271,10 +270,27 @@ class Checkpoints:
             for key in keys:
                 self._objects.delete(key)
 
-    def _tidy(self, leftovers: Iterable[str]) -> None:
+    def _tidy(
+        self,
+        prefix: str,
+        record: CheckpointRecord,
+        there: Iterable[ObjectInfo],
+        replaced: CheckpointManifest | None,
+        *,
+        patient: bool,
+    ) -> None:
+        """Remove what a checkpoint that was written replaces, and leftovers.
+
+        `patient`: another writer may have been stopped right before it put its manifest, and
+        put it when it wakes up. It must find its files then, so that the checkpoint is whole.
+        """
+        ours = _keys(prefix, record.manifest)
+        known = set() if replaced is None else _keys(prefix, replaced)
+        newest = time.time() - _STOPPED_S if patient else math.inf
         try:
-            for key in sorted(leftovers):
-                self._objects.delete(key)
+            for info in there:
+                if info.key not in ours and (info.key in known or info.changed_at < newest):
+                    self._objects.delete(info.key)
         except TuftError as error:
             # The checkpoint is written and whole; the next write or delete tries again.
             log.warning("leftovers of a checkpoint stay for now: %s", error.message)
@@ -318,6 +334,11 @@ def _unfenced() -> None:
 
 def _place(prefix: str, manifest: CheckpointManifest, name: str) -> str:
     return f"{prefix}/{manifest.folder}/{name}" if manifest.folder else f"{prefix}/{name}"
+
+
+def _keys(prefix: str, manifest: CheckpointManifest) -> set[str]:
+    places = (_place(prefix, manifest, name) for name in (*manifest.files, SETTINGS))
+    return {f"{prefix}/{MANIFEST}", *places}
 
 
 def _describe(data: bytes) -> CheckpointFile:

@@ -275,6 +275,39 @@ def test_a_fenced_writer_tidies_nothing_of_its_successor(object_store: ObjectSto
     assert count(object_store) == objects_of(len(NEW), 0)
 
 
+@pytest.mark.parametrize("dies", [False, True])
+def test_a_manifest_that_comes_late_is_of_a_whole_checkpoint(
+    object_store: ObjectStore, dies: bool
+) -> None:
+    """The writer was stopped after its fence let it through, and is replaced meanwhile."""
+    whole = Checkpoints(object_store)
+    whole.write(manifest(step=0), OLD)
+    replaced = False
+
+    def fence() -> None:
+        if replaced:
+            raise LeaseLost("another trainer has taken over")
+
+    def before(operation: str, key: str) -> None:
+        nonlocal replaced
+        if replaced and operation == "list" and dies:
+            raise Crash(key)
+        if operation == "put" and key.endswith("/manifest.json"):
+            replaced = True
+            whole.write(manifest(step=2), NEW, overwrite=True, fence=lambda: None)
+
+    late = {"adapter_config.json": b"late"}
+    with pytest.raises(Crash if dies else LeaseLost):
+        Checkpoints(Observed(object_store, before)).write(
+            manifest(step=1), late, overwrite=True, fence=fence
+        )
+    found, files = whole.read(PLACE)
+    assert files == {1: late, 2: NEW}[found.step]
+    # What it replaced went at once; what is left over goes later.
+    whole.write(manifest(step=3), OLD, overwrite=True)
+    assert count(object_store) == objects_of(len(OLD), 0)
+
+
 def test_writers_and_readers_at_once(object_store: ObjectStore) -> None:
     checkpoints = Checkpoints(object_store)
     versions = [{"adapter_model.safetensors": bytes([i]) * (1000 + i)} for i in range(3)]
