@@ -180,6 +180,7 @@ def test_a_damaged_checkpoint_is_left_alone(objects: ObjectStore, garbage: Garba
     assert keys(objects) == before
 
 
+@pytest.mark.slow
 def test_one_process_collects_at_a_time(store: Store, objects: ObjectStore, tmp_path: Path) -> None:
     first, second = (garbage_of(store, objects, tmp_path) for _ in range(2))
     for one in (first, second):

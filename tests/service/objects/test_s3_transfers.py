@@ -27,6 +27,11 @@ MIB = 1024 * 1024
 PART = 5 * MIB
 
 
+@pytest.fixture(autouse=True)
+def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(s3_http, "_FIRST_PAUSE_S", 0.02)
+
+
 @pytest.fixture
 def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in (s3, s3_upload):
