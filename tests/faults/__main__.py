@@ -13,13 +13,16 @@ import json
 import logging
 import random
 import shutil
+import signal
 import sys
 import tempfile
+import threading
 import time
 import warnings
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 from tests.faults.campaign import Round, Tally, Tenants
@@ -102,13 +105,11 @@ class Campaign:
         }
 
     def _is_over(self) -> bool:
-        minutes = (time.monotonic() - self._begun) / 60
         done = self._random_left <= 0 and not any(self._wanted.values())
         if not done and self._stuck():
             self._say("the points that are left are not reached; see the summary")
             done = True
-        late = self._arguments.minutes is not None and minutes > self._arguments.minutes
-        return done or late or bool(self.tally.failures)
+        return done or self.tally.over.is_set() or bool(self.tally.failures)
 
     def _stuck(self) -> bool:
         """Whether what is left was waited for in vain in several rounds."""
@@ -133,6 +134,7 @@ def main(words: Sequence[str] | None = None) -> int:
     logging.getLogger("httpx").setLevel(logging.WARNING)
     folder = Path(arguments.folder or tempfile.mkdtemp(prefix="tuft-faults-"))
     campaign = Campaign(arguments)
+    _end_in_order(campaign.tally.over, arguments.minutes)
     with ExitStack() as stack:
         model = _model(folder / "model")
         trainer = {"ranks": arguments.ranks}
@@ -164,6 +166,22 @@ def main(words: Sequence[str] | None = None) -> int:
     return 0
 
 
+def _end_in_order(over: threading.Event, minutes: float | None) -> None:
+    """After so many minutes, or on the first Ctrl-C; a second one ends at once."""
+    if minutes is not None:
+        timer = threading.Timer(minutes * 60, over.set)
+        timer.daemon = True
+        timer.start()
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        if over.is_set():
+            signal.default_int_handler(number, frame)
+        over.set()
+
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGINT, stop)
+
+
 def _model(folder: Path) -> Path:
     from tests.helpers.tiny_model import build_tiny_model
 
@@ -184,7 +202,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--random", type=int, default=200, help="kills at random moments (%(default)s)"
     )
-    parser.add_argument("--minutes", type=float, help="begin no round after so many minutes")
+    parser.add_argument("--minutes", type=float, help="no more kills after so many minutes")
     parser.add_argument("--tenants", choices=["one", "several"], help="instead of both in turns")
     parser.add_argument("--standby", action="store_true", help="with standby workers")
     parser.add_argument("--ranks", type=int, default=1, help="of the trainer (%(default)s)")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import signal
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -53,6 +54,8 @@ class Tally:
     unreached: Counter[str] = field(default_factory=Counter)
     failures: list[str] = field(default_factory=list)
     say: Callable[[str], None] = lambda _: None
+    over: threading.Event = field(default_factory=threading.Event)
+    """No more kills: what has begun is finished and judged."""
 
     def recovered(self, killed: str, seconds: float) -> None:
         self.recovery_s.setdefault(killed, []).append(seconds)
@@ -124,7 +127,7 @@ class Round:
     def random_kills(self, count: int) -> None:
         """Kill processes at random moments, sometimes another one before the first is back."""
         done = 0
-        while done < count and not self._failed():
+        while done < count and not self._ends():
             time.sleep(self.rng.uniform(0.0, 1.5))
             killed = [self._kill()]
             if self.rng.random() < 0.3:
@@ -155,7 +158,7 @@ class Round:
 
     def _lane(self, role: str, wanted: dict[str, int], kills: int, rng: random.Random) -> None:
         tried: set[str] = set()
-        while kills > 0 and not self._failed():
+        while kills > 0 and not self._ends():
             left = [
                 point
                 for point, count in wanted.items()
@@ -186,7 +189,7 @@ class Round:
             self._service.kill(role)
         elif is_at_stop(point):
             self._service.kill(role, how=signal.SIGTERM)
-        while self._faults.is_armed(point) and not self._failed():
+        while self._faults.is_armed(point) and not self._ends():
             if time.monotonic() > begun + _REACH_S:
                 break
             time.sleep(0.02)
@@ -234,6 +237,9 @@ class Round:
                 seq_ids = [record.seq_id for record in list(trainee.journal.records)]
                 run_id = trainee.journal.training.model_id
                 self._tally.failures += results.look(run_id, seq_ids[-20:])
+
+    def _ends(self) -> bool:
+        return self._failed() or self._tally.over.is_set()
 
     def _failed(self) -> bool:
         return bool(self._tally.failures) or any(client.failure for client in self.clients)

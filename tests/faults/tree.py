@@ -107,7 +107,13 @@ class Tree:
         # Logs of each start are kept: those of a killed one tell what it was doing.
         command += ["--log-dir", str(self.folder / "logs" / str(self.starts))]
         self._process = subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=self._env()
+            command,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env=self._env(),
+            # Ctrl-C is for the campaign, which stops it.
+            start_new_session=True,
         )
         threading.Thread(target=self._read, args=(self._process,), daemon=True).start()
         process = self._process
