@@ -199,10 +199,9 @@ def _is(process: psutil.Process, role: str) -> bool:
     with suppress(psutil.NoSuchProcess):
         if process.status() == psutil.STATUS_ZOMBIE:
             return False
-        words = process.cmdline()
         if role == "store":
-            return "--unixsocket" in words
-        return _MODULES[role] in words
+            return process.name().startswith(("valkey", "redis"))
+        return _MODULES[role] in process.cmdline()
     return False
 
 
