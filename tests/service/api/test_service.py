@@ -39,6 +39,8 @@ def test_healthy_only_when_all_workers_are_ready(fresh_api: Api) -> None:
     workers.report("t", "trainer", MODEL, "ready")
     workers.report("s", "sampler", MODEL, "loading")
     assert fresh_api.http.get("/healthz").json()["waiting"] == [f"sampler of {MODEL}"]
+    workers.report("s/2", "sampler", MODEL, "standby")
+    assert fresh_api.http.get("/healthz").status_code == 503
     workers.report("s", "sampler", MODEL, "ready")
     answer = fresh_api.http.get("/healthz")
     assert (answer.status_code, answer.json()) == (200, {"status": "ok"})

@@ -58,6 +58,30 @@ def test_a_stalled_trainer_is_replaced_and_writes_nothing_when_it_wakes_up(
         assert_same(client.files(name), expected.files("end"))
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("who", ["all", "the leader alone"])
+def test_a_stop_ends_all_ranks_and_loses_nothing(
+    world: World, start_trainer: StartTrainer, tmp_path: Path, who: str
+) -> None:
+    """The supervisor asks all of them; an operator may ask rank 0 only."""
+    client = world.client()
+    with trainer_processes(world, tmp_path, ranks=2) as ranks:
+        requests = submit(client, 12)
+        wait_until(lambda: world.store.runs.status(client.run.run_id).cursor >= 10, 60)
+        for rank in ranks if who == "all" else ranks[:1]:
+            rank.terminate()
+        assert [rank.wait(60) for rank in ranks] == [0, 0]
+    status = world.store.runs.status(client.run.run_id)
+    assert 10 <= status.cursor < client.next_seq - 1
+    assert status.snapshot is not None
+    successor = start_trainer(world)
+    done = successor.all(*requests, client.save("end"))
+    steps = [
+        each["metrics"]["step"] for each in done if isinstance(each, dict) and "metrics" in each
+    ]
+    assert steps == list(range(1, 13))
+
+
 @pytest.mark.parametrize("recorded", [True, False])
 def test_a_stop_between_computing_and_recording_applies_nothing_twice(
     world: World, start_trainer: StartTrainer, recorded: bool
