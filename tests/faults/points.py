@@ -8,6 +8,7 @@ _TRAINER = (
     "lease_release",
     "hset-models",
     "hincrby-deaths",
+    "hdel-deaths",
     "ranks-resume",
     "worker_report",
     "ranks-start",
@@ -38,6 +39,7 @@ _TRAINER = (
     "handover-uploaded",
 )
 _API = (
+    "set-store-id",
     "journal_accept",
     "journal_refuse",
     "put-payloads",
@@ -80,11 +82,14 @@ _OF_SEVERAL = frozenset(
 )
 _AT_START = frozenset(
     {"trainer.lease_acquire", "trainer.hset-models", "trainer.ranks-resume"}
-    | {"sampler.sample_reclaim", "trainer.hincrby-deaths"}
+    | {"sampler.sample_reclaim", "api.set-store-id"}
 )
 _AT_STOP = frozenset({"trainer.lease_release", "sampler.sample_release"})
 # A death there is what the next process makes a note of.
-_AFTER = {"trainer.hincrby-deaths": "trainer.ranks-compute.after"}
+_AFTER = {
+    "trainer.hincrby-deaths": "trainer.ranks-compute.after",
+    "trainer.hdel-deaths": "trainer.ranks-compute.after",
+}
 
 _WHERE = {"trainer": _TRAINER, "api": _API, "sampler": _SAMPLER}
 _RANK = ("ranks-resume", "ranks-start", "ranks-compute", "ranks-step", "ranks-capture")
