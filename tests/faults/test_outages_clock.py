@@ -35,7 +35,7 @@ def test_the_clock_is_set(
         part.rename(clock)
 
     with tree(tmp_path / "t", tiny_model_folder, faults=False) as service:
-        clients = enduring(service.url, tenants=["alice", "bob"], objects=service.objects)
+        clients = enduring(service.url, objects=service.objects)
         with clients as work:
             for offset_s in (3600, -3600, 0):
                 put(offset_s)
@@ -45,7 +45,7 @@ def test_the_clock_is_set(
             service.kill("trainer")
             work.turns(2)
             put(3600)
-    assert work.longest_pause_s < 40
+    assert work.longest_pause_s < 90
 
 
 def test_a_clock_that_is_set_back_does_not_make_the_trainer_wait(

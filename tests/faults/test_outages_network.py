@@ -99,20 +99,20 @@ def test_the_host_of_the_working_trainer_is_cut_off(cluster: Cluster, direction:
     """Nothing is refused or closed: packets are lost. The other host's trainer takes over; the
     one that was cut off can write nothing any more, and stands by when it is back."""
     leading = _leading(cluster)
-    clients = enduring(cluster.second.url, tenants=["alice", "bob"], objects=cluster.second.objects)
+    clients = enduring(cluster.second.url, objects=cluster.second.objects)
     with clients as work, cluster.net.cut(cluster.hosts[0], direction):
         time.sleep(20)
-    assert work.longest_pause_s < 40
+    assert work.longest_pause_s < 90
     # Whoever led was cut off or stands by again: somebody leads, and everything was done once.
     log.warning("the lease was held by %s, then by %s", leading, _leading(cluster))
 
 
 @pytest.mark.parametrize("direction", ["both", "to"])
 def test_the_store_is_cut_off_from_everybody(cluster: Cluster, direction: Direction) -> None:
-    clients = enduring(cluster.second.url, tenants=["alice", "bob"], objects=cluster.second.objects)
+    clients = enduring(cluster.second.url, objects=cluster.second.objects)
     with clients as work, cluster.net.cut(cluster.store_host, direction):
         time.sleep(20)
-    assert 20 < work.longest_pause_s < 90
+    assert 20 < work.longest_pause_s < 120
 
 
 def _leading(cluster: Cluster) -> object:

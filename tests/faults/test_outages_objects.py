@@ -60,7 +60,7 @@ def test_the_object_store_in_trouble(
     service: Tree, proxy: Proxy, trouble: Trouble, seconds: float, pause_s: float
 ) -> None:
     before = proxy.hit
-    with enduring(service.url, tenants=["alice", "bob"], objects=service.objects) as work:
+    with enduring(service.url, tenants=["alice", "bob"]) as work:
         proxy.trouble = trouble
         try:
             time.sleep(seconds)

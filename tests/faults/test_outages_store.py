@@ -33,13 +33,13 @@ def service(tmp_path_factory: pytest.TempPathFactory, tiny_model_folder: Path) -
 
 def test_a_store_that_stands_still_for_half_a_minute(service: Tree) -> None:
     """No connection is refused, no reply comes: requests wait, then get 503, then go on."""
-    with enduring(service.url, tenants=["alice", "bob"], objects=service.objects) as work:
+    with enduring(service.url, objects=service.objects) as work:
         server = _server(service)
         assert server is not None
         server.send_signal(signal.SIGSTOP)
         time.sleep(30)
         server.send_signal(signal.SIGCONT)
-    assert 30 < work.longest_pause_s < 90
+    assert 30 < work.longest_pause_s < 120
 
 
 def test_a_store_that_is_killed_again_and_again(service: Tree) -> None:
@@ -52,7 +52,7 @@ def test_a_store_that_is_killed_again_and_again(service: Tree) -> None:
             assert server is not None
             server.kill()
             wait_until(partial(_is_another, service, server.pid), 30)
-    assert work.longest_pause_s < 30
+    assert work.longest_pause_s < 60
 
 
 def _is_another(service: Tree, pid: int) -> bool:
