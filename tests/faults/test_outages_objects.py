@@ -51,9 +51,9 @@ def service(
     [
         ("away", 60, 120),
         ("deaf", 60, 180),
-        ("slow", 30, 60),
-        ("third", 30, 30),
-        ("third-cut", 30, 30),
+        ("slow", 30, 90),
+        ("third", 30, 60),
+        ("third-cut", 30, 60),
     ],
 )
 def test_the_object_store_in_trouble(
