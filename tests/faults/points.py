@@ -82,7 +82,7 @@ _OF_SEVERAL = frozenset(
 )
 _AT_START = frozenset(
     {"trainer.lease_acquire", "trainer.hset-models", "trainer.ranks-resume"}
-    | {"sampler.sample_reclaim", "api.set-store-id"}
+    | {"rank.ranks-resume", "sampler.sample_reclaim", "api.set-store-id"}
 )
 _AT_STOP = frozenset({"trainer.lease_release", "sampler.sample_release"})
 # A death there is what the next process makes a note of.

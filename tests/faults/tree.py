@@ -24,9 +24,14 @@ from tuft.supervisor.tree import free_port
 
 INJECT = Path(__file__).parent / "inject"
 KEYS = {tenant: f"tml-{tenant}-key" for tenant in ("alice", "bob", "carol", "dave")}
-_MODULES = {"api": "tuft.api", "trainer": "tuft.training", "sampler": "tuft.sampling"}
+_MODULES = {
+    "api": "tuft.api",
+    "trainer": "tuft.training",
+    # One that is not rank 0 takes rank 0 along.
+    "rank": "tuft.training",
+    "sampler": "tuft.sampling",
+}
 _START_S = 300.0
-ROLES = ("api", "trainer", "sampler", "store", "supervisor", "everything")
 
 
 class Faults:
