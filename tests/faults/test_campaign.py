@@ -17,12 +17,8 @@ from tests.faults.verdict import FINAL, differing, miscounted, repeat
 
 pytestmark = pytest.mark.filterwarnings("ignore:DEPRECATED:FutureWarning")
 
-_BOUNDARIES = {
-    "api.journal_accept.after": 1,
-    "trainer.journal_complete.before": 1,
-    "trainer.journal_complete.after": 1,
-    "sampler.sample_complete.after": 1,
-}
+# The two where an acknowledged operation would be lost, or be done twice.
+_BOUNDARIES = {"api.journal_accept.after": 1, "trainer.journal_complete.before": 1}
 
 
 @pytest.mark.timeout(300)
@@ -35,7 +31,7 @@ def test_processes_that_die_where_something_is_written_lose_nothing(
         # The runs are compared after the last kill, so the same service can repeat them.
         each = Round(service, service, "one", 5, tally)
         each.begin()
-        each.point_kills(dict(_BOUNDARIES), 2)
+        each.point_kills(dict(_BOUNDARIES), 1)
         each.end()
     assert tally.failures == []
     assert tally.kills == _BOUNDARIES
