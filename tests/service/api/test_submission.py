@@ -104,8 +104,9 @@ def test_a_full_queue_burns_nothing(module_store: str, tmp_path: Path) -> None:
 
 
 def test_a_tenant_that_has_too_much_pending_is_told_so(valkey_url: str, tmp_path: Path) -> None:
-    limits = {"max_tenant_operations": 3, "max_journal_operations": 4}
-    with serving(config_of(tmp_path, **limits), valkey_url) as api:
+    with serving(
+        config_of(tmp_path, max_tenant_operations=3, max_journal_operations=4), valkey_url
+    ) as api:
         trainer = Trainer(api.store)
         first, second = api.run(), api.run()
         ok(api.post("optim_step", step(first, 1)))
