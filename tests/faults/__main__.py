@@ -96,6 +96,7 @@ class Campaign:
             "optim_steps": tally.optim_steps,
             "results_compared": tally.results_compared,
             "runs_compared": tally.runs_compared,
+            "largest_difference": tally.largest_difference,
             "newcomers": tally.newcomers,
             "ledger_steps": tally.ledger_steps,
             "median_s_until_answered": times[len(times) // 2] if times else None,

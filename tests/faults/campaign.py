@@ -22,7 +22,7 @@ from tests.faults.points import (
     role_of,
 )
 from tests.faults.tree import KEYS, Faults, Tree
-from tests.faults.verdict import FINAL, Results, differing, miscounted, repeat
+from tests.faults.verdict import FINAL, Results, differing, largest_difference, miscounted, repeat
 from tests.waiting import wait_until
 
 Tenants = Literal["one", "several"]
@@ -47,6 +47,8 @@ class Tally:
     optim_steps: int = 0
     results_compared: int = 0
     runs_compared: int = 0
+    largest_difference: dict[Tenants, float] = field(default_factory=dict)
+    """Of final weights to those of the undisturbed run, as a part of a tensor's norm."""
     newcomers: int = 0
     ledger_steps: int = 0
     recovery_s: dict[str, list[float]] = field(default_factory=dict)
@@ -261,3 +263,6 @@ class Round:
         for difference in differing(journal, again, *places, exact=exact):
             self._tally.failures.append(f"{run_id} ({self._tenants}): {difference}")
         self._tally.runs_compared += 1
+        largest = self._tally.largest_difference
+        off = largest_difference(journal, again, *places)
+        largest[self._tenants] = max(off, largest.get(self._tenants, 0.0))

@@ -139,6 +139,15 @@ def differing(
     return found
 
 
+def largest_difference(
+    journal: Journal, again: Journal, mine: ObjectStore, undisturbed: ObjectStore
+) -> float:
+    """Of any final weight tensor, as a part of its norm."""
+    ours = final_tensors(mine, journal.training.model_id)
+    theirs = final_tensors(undisturbed, again.training.model_id)
+    return max(distance(ours[name], theirs[name]) for name in theirs if not is_moment(name))
+
+
 def distance(one: npt.NDArray[np.float32], other: npt.NDArray[np.float32]) -> float:
     """Of the norm."""
     norm = float(np.linalg.norm(other.astype(np.float64)))
