@@ -7,7 +7,7 @@ _TRAINER = (
     "lease_renew",
     "lease_release",
     "hset-models",
-    "hincrby-deaths",
+    "journal_death",
     "hdel-deaths",
     "ranks-resume",
     "worker_report",
@@ -87,7 +87,7 @@ _AT_START = frozenset(
 _AT_STOP = frozenset({"trainer.lease_release", "sampler.sample_release"})
 # A death there is what the next process makes a note of.
 _AFTER = {
-    "trainer.hincrby-deaths": "trainer.ranks-compute.after",
+    "trainer.journal_death": "trainer.ranks-compute.after",
     "trainer.hdel-deaths": "trainer.ranks-compute.after",
 }
 

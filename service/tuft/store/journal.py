@@ -195,17 +195,19 @@ class Journal:
         found = self._connection.call("HGET", keys.failures(run_id), seq_id)
         return None if found is None else text(found)
 
-    def note_death(self, run_id: str, seq_id: int) -> int:
+    def note_death(self, run_id: str, seq_id: int, life: str) -> int:
         """The trainer died while it worked on this operation; how often it did by now.
 
-        It is forgotten when the operation completes. Telling twice of one death counts twice.
+        `life` is what only that trainer was called, so that telling it again changes nothing. It
+        is forgotten when the operation completes.
         """
-        return integer(self._connection.call("HINCRBY", keys.deaths(run_id), seq_id, 1))
+        code = script("journal_death")
+        return integer(self._connection.run(code, [keys.deaths(run_id)], [seq_id, life]))
 
     def deaths(self, run_id: str) -> dict[int, int]:
         """How often the trainer died at operations of this run, by seq_id."""
         found = mapping(self._connection.call("HGETALL", keys.deaths(run_id)))
-        return {int(seq): int(count) for seq, count in found.items()}
+        return {int(seq): int(count.partition(b":")[0]) for seq, count in found.items()}
 
     def forget_deaths(self, run_id: str, seq_ids: Sequence[int]) -> None:
         """These operations did no harm after all."""

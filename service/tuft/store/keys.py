@@ -127,7 +127,7 @@ def failures(run_id: str) -> str:
 
 
 def deaths(run_id: str) -> str:
-    """Hash seq -> how often the trainer died while it worked on the operation."""
+    """Hash seq -> `COUNT:LIFE`: how often trainers died at the operation, and who did last."""
     return f"tuft:deaths:{run_id}"
 
 

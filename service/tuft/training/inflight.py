@@ -14,6 +14,7 @@ import mmap
 import os
 from collections.abc import Iterable
 from pathlib import Path
+from uuid import uuid4
 
 log = logging.getLogger(__name__)
 
@@ -28,6 +29,7 @@ class InFlight:
     """The marks of one trainer group. Without a file, nothing is remembered."""
 
     def __init__(self, file: Path | None) -> None:
+        self._life = uuid4().hex
         self._at: dict[str, int] = {}
         self._map: mmap.mmap | None = None
         if file is None:
@@ -45,19 +47,18 @@ class InFlight:
             opened.flush()
             self._map = mmap.mmap(opened.fileno(), _SIZE)
 
-    def left_behind(self) -> list[Mark]:
-        """What the trainer before this one died at; empty where it ended in order."""
-        if self._map is None:
-            return []
-        length = int.from_bytes(self._map[:_LENGTH], "little")
-        if not length:
-            return []
+    def left_behind(self) -> tuple[str, list[Mark]]:
+        """What only the trainer before this one was called, and what it died at: nothing where it
+        ended in order."""
+        length = 0 if self._map is None else int.from_bytes(self._map[:_LENGTH], "little")
+        if self._map is None or not length:
+            return "", []
         try:
-            found = json.loads(self._map[_LENGTH : _LENGTH + length])
-            return [(str(run_id), int(seq_id)) for run_id, seq_id in found]
+            life, found = json.loads(self._map[_LENGTH : _LENGTH + length])
+            return str(life), [(str(run_id), int(seq_id)) for run_id, seq_id in found]
         except (ValueError, TypeError):
             log.warning("what the last trainer was doing can't be read; nothing is held against it")
-            return []
+            return "", []
 
     def clear(self) -> None:
         """Nothing is under way."""
@@ -75,10 +76,10 @@ class InFlight:
     def _write(self, marks: list[Mark]) -> None:
         if self._map is None or not marks:
             return
-        text = json.dumps(marks).encode()
+        text = json.dumps([self._life, marks]).encode()
         while len(text) > _SIZE - _LENGTH:
             marks = marks[: len(marks) // 2]
-            text = json.dumps(marks).encode()
+            text = json.dumps([self._life, marks]).encode()
         self._map[_LENGTH : _LENGTH + len(text)] = text
         # Last: who reads a length finds what it is of.
         self._map[:_LENGTH] = len(text).to_bytes(_LENGTH, "little")

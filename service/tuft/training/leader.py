@@ -159,8 +159,9 @@ class Leader:
 
     def _tell_of_deaths(self) -> None:
         """What the trainer before this one was doing when it died is held against it."""
-        for run_id, seq_id in self._group.inflight.left_behind():
-            count = _patiently(partial(self._store.journal.note_death, run_id, seq_id))
+        life, marks = self._group.inflight.left_behind()
+        for run_id, seq_id in marks:
+            count = _patiently(partial(self._store.journal.note_death, run_id, seq_id, life))
             log.warning("the trainer died at %s:%d, %d time(s) by now", run_id, seq_id, count)
         self._group.inflight.clear()
 

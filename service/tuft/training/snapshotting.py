@@ -93,12 +93,19 @@ class Snapshotting:
             self._writing.remove(writing)
             writing.state.being_saved = False
             try:
-                writing.state.snapshot = writing.written.result()
-                writing.state.tokens -= writing.tokens
+                self._note(writing, writing.written.result())
             except TuftError as error:
                 if isinstance(error, LeaseLost):
                     raise
                 log.warning("no snapshot of %s: %s", writing.state.run_id, error.message)
+
+    @staticmethod
+    def _note(writing: _Writing, snapshot: SnapshotRecord) -> None:
+        state = writing.state
+        # One that was waited for may have come after it.
+        if state.snapshot is None or state.snapshot.seq_id < snapshot.seq_id:
+            state.snapshot = snapshot
+            state.tokens -= writing.tokens
 
     def write_now(self, state: RunState, seq_id: int) -> Generator[float, None, SnapshotRecord]:
         """Write a snapshot that says "after `seq_id`", and wait for it; `adopt` makes it count.

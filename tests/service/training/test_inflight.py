@@ -32,13 +32,15 @@ StartTrainer = Callable[[World], Trainer]
 def test_marks_are_there_after_the_one_who_made_them(tmp_path: Path) -> None:
     file = tmp_path / "folder" / "marks"
     first = InFlight(file)
-    assert first.left_behind() == []
+    assert first.left_behind() == ("", [])
     first.begin("a", 4)
     first.begin("b", 7)
     first.mark(["a", "b", "unknown"])
-    assert InFlight(file).left_behind() == [("a", 4), ("b", 7)]
+    life, marks = InFlight(file).left_behind()
+    assert marks == [("a", 4), ("b", 7)]
+    assert InFlight(file).left_behind()[0] == life
     first.clear()
-    assert InFlight(file).left_behind() == []
+    assert InFlight(file).left_behind() == ("", [])
 
 
 def test_marks_that_can_not_be_read_are_none(
@@ -47,7 +49,7 @@ def test_marks_that_can_not_be_read_are_none(
     file = tmp_path / "marks"
     InFlight(file)
     file.write_bytes(b"\x05\0\0\0" + b"[[1,2" + bytes(1 << 18))
-    assert InFlight(file).left_behind() == []
+    assert InFlight(file).left_behind() == ("", [])
     assert "nothing is held against it" in caplog.text
 
 
@@ -58,7 +60,7 @@ def test_more_marks_than_there_is_room_for_lose_some(tmp_path: Path) -> None:
     for name in names:
         marks.begin(name, 1)
     marks.mark(names)
-    assert 0 < len(InFlight(file).left_behind()) < 2000
+    assert 0 < len(InFlight(file).left_behind()[1]) < 2000
 
 
 def test_a_folder_that_can_not_be_used_is_no_failure(
@@ -68,7 +70,7 @@ def test_a_folder_that_can_not_be_used_is_no_failure(
     marks = InFlight(tmp_path / "file" / "marks")
     marks.begin("a", 1)
     marks.mark(["a"])
-    assert marks.left_behind() == []
+    assert marks.left_behind() == ("", [])
     assert "can't be used" in caplog.text
 
 
@@ -139,8 +141,8 @@ def test_a_replay_that_kills_ends_its_run_only(world: World, start_trainer: Star
     trainer, client, other = start_trainer(world), world.client(), world.client()
     trainer.all(client.create(), other.create())
     trainer.result(client.forward_backward(random_data(1, rows=2)))
-    for _ in range(3):
-        world.store.journal.note_death(client.run.run_id, 1)
+    for life in "abc":
+        world.store.journal.note_death(client.run.run_id, 1, life)
     trainer = start_trainer(world)
     with pytest.raises(Failed, match="could not be rebuilt: the trainer died 3 times"):
         trainer.result(client.optim_step())
@@ -152,8 +154,8 @@ def test_deaths_before_a_replay_that_went_well_are_forgotten(
 ) -> None:
     trainer, client = start_trainer(world), world.client()
     trainer.all(client.create(), client.forward_backward(random_data(1, rows=2)))
-    for _ in range(2):
-        world.store.journal.note_death(client.run.run_id, 1)
+    for life in "aabb":
+        world.store.journal.note_death(client.run.run_id, 1, life)
     start_trainer(world).result(client.optim_step())
     assert world.store.journal.deaths(client.run.run_id) == {}
 
@@ -174,7 +176,7 @@ def test_a_killed_process_left_its_marks(world: World, tmp_path: Path) -> None:
         with trainer_processes(world, tmp_path) as (child,):
             # Those of the trainer before are counted first, and then gone.
             wait_until(partial(deaths_are, world, run_id, deaths), 60)
-            wait_until(lambda: marks.left_behind() == [(run_id, 1)], 60)
+            wait_until(lambda: marks.left_behind()[1] == [(run_id, 1)], 60)
             os.kill(child.pid, signal.SIGKILL)
             child.wait()
     with trainer_processes(world, tmp_path):

@@ -152,8 +152,11 @@ def test_a_folder_that_fills_up_keeps_one_snapshot_a_run(
     trainer = start_trainer(with_trainer(world, snapshot_every_tokens=1))
     client = half_a_step(trainer)
     trainer.until_saved(client.run.run_id)
-    used = sum(info.size for info in world.snapshot_store.list("runs"))
-    tight = with_trainer(world, snapshot_every_tokens=1, snapshot_gb=used * 1.8 / 1e9)
+    before = standing(world, client).snapshot
+    assert before is not None
+    size = sum(info.size for info in world.snapshot_store.list(before.prefix))
+    # Room for three; from half of that on, two are too many.
+    tight = with_trainer(world, snapshot_every_tokens=1, snapshot_gb=size * 3.6 / 1e9)
     trainer = start_trainer(tight)
     trainer.all(*submit_step(client, 3))
     trainer.until_saved(client.run.run_id)
@@ -184,10 +187,10 @@ def test_a_run_that_takes_no_more_operations_gets_a_snapshot(
 ) -> None:
     """The disk was full while its journal grew, and nothing is pending that would wake it."""
     limits = world.config.limits.model_copy(update={"max_journal_operations": 6})
-    full = world.config.model_copy(update={"limits": limits, "state_folder": small_disk})
+    disk = on_small_disk(world, small_disk)
+    world = World(world.store_url, disk.config.model_copy(update={"limits": limits}))
     ballast = small_disk / "ballast"
-    world = World(world.store_url, full)
-    ballast.write_bytes(bytes(900_000))
+    ballast.write_bytes(bytes(shutil.disk_usage(small_disk).free))
     trainer, client = start_trainer(world), world.client()
     trainer.result(client.create())
     trainer.all(*(client.optim_step() for _ in range(5)))
