@@ -72,6 +72,7 @@ def test_file_redis_survives_a_kill_of_everything(tmp_path: Path, tiny_model_fol
         loss_of(training)
 
 
+@pytest.mark.slow
 def test_a_policy_outlives_everybody_before_it_is_in_the_object_store(
     tmp_path: Path, tiny_model_folder: Path
 ) -> None:
@@ -110,6 +111,7 @@ def test_a_policy_outlives_everybody_before_it_is_in_the_object_store(
         wait_until(lambda: not list((tmp_path / "state" / "handover").glob("*.new")), 30)
 
 
+@pytest.mark.slow
 def test_a_store_that_can_not_start_is_waited_for(tmp_path: Path, tiny_model_folder: Path) -> None:
     """Its folder is away for a while: the service stays, and goes on when it is back."""
     state, away = tmp_path / "state", tmp_path / "away"
@@ -177,6 +179,7 @@ def test_external_redis_and_s3(
         assert not list(service.checkpoint_dir.rglob("*.safetensors"))
 
 
+@pytest.mark.slow
 def test_two_ranks_serve_like_one(tmp_path: Path, tiny_model_folder: Path) -> None:
     losses = []
     for ranks in (1, 2):
@@ -195,6 +198,7 @@ def test_two_ranks_serve_like_one(tmp_path: Path, tiny_model_folder: Path) -> No
     assert losses[1] == pytest.approx(losses[0], rel=1e-5)
 
 
+@pytest.mark.slow
 def test_a_port_in_use_is_told_at_once(tmp_path: Path, tiny_model_folder: Path) -> None:
     config = write_config(tmp_path, tiny_model_folder)
     with running(tmp_path, config) as service:

@@ -179,6 +179,7 @@ def test_a_stop_that_takes_too_long_hands_back_what_runs(process: Process, store
     assert claimed.op == long
 
 
+@pytest.mark.slow
 def test_one_that_waits_for_the_slot_goes_on_when_the_other_is_killed(
     process: Process, store: Store, tmp_path: Path
 ) -> None:

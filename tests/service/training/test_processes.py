@@ -7,6 +7,8 @@ import signal
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 from tests.service.training.harness import (
     MODEL,
     Client,
@@ -60,6 +62,7 @@ def test_two_ranks_equal_one_and_end_together(
     assert_close(weights_in(together.files("end")), weights_in(alone.files("end")))
 
 
+@pytest.mark.slow
 def test_a_worker_killed_mid_run_goes_on_with_the_same_bits(
     world: World, start_trainer: StartTrainer, tmp_path: Path
 ) -> None:
