@@ -79,6 +79,8 @@ class Tree:
     port: int = field(default_factory=free_port)
     host: str = "127.0.0.1"
     prefix: tuple[str, ...] = ()
+    fork: bool = False
+    """Workers are forked (inject/forking.py)."""
     starts: int = 0
     _process: subprocess.Popen[str] | None = None
     _output: list[str] = field(default_factory=list)
@@ -144,7 +146,7 @@ class Tree:
             children = supervisor.children(recursive=True)
             if role == "everything":
                 return [supervisor, *children]
-            return [child for child in children if _is(child, role)]
+            return [child for child in children if self._is(child, role)]
         return []
 
     def kill(self, role: str, choose: int = 0, how: signal.Signals = signal.SIGKILL) -> bool:
@@ -183,6 +185,22 @@ class Tree:
                 return False
         return True
 
+    def _is(self, process: psutil.Process, role: str) -> bool:
+        with suppress(psutil.NoSuchProcess):
+            if process.status() == psutil.STATUS_ZOMBIE:
+                return False
+            if role == "store":
+                return process.name().startswith(("valkey", "redis"))
+            return _MODULES[role] in (*process.cmdline(), self._forked_as(process.pid))
+        return False
+
+    def _forked_as(self, pid: int) -> str:
+        """The module that a forked process runs (inject/forking.py)."""
+        try:
+            return (self.folder / "faults" / "roles" / str(pid)).read_text()
+        except FileNotFoundError:
+            return ""
+
     def _env(self) -> dict[str, str]:
         env = {**os.environ, "OMP_NUM_THREADS": "1"}
         # Marks our processes, also where there are no fault points.
@@ -190,6 +208,8 @@ class Tree:
         if self.faults is not None:
             paths = [str(INJECT), os.environ.get("PYTHONPATH", "")]
             env["PYTHONPATH"] = os.pathsep.join(path for path in paths if path)
+            if self.fork:
+                env["TUFT_FAULTS_FORK"] = "1"
         return env
 
     def _read(self, process: subprocess.Popen[str]) -> None:
@@ -198,16 +218,6 @@ class Tree:
 
     def _says(self, words: str) -> bool:
         return any(words in line for line in self._output)
-
-
-def _is(process: psutil.Process, role: str) -> bool:
-    with suppress(psutil.NoSuchProcess):
-        if process.status() == psutil.STATUS_ZOMBIE:
-            return False
-        if role == "store":
-            return process.name().startswith(("valkey", "redis"))
-        return _MODULES[role] in process.cmdline()
-    return False
 
 
 def write_config(folder: Path, model_folder: Path, **sections: Mapping[str, Any]) -> Path:
@@ -231,12 +241,17 @@ def write_config(folder: Path, model_folder: Path, **sections: Mapping[str, Any]
 
 @contextmanager
 def tree(
-    folder: Path, model_folder: Path, *, faults: bool = True, **sections: Mapping[str, Any]
+    folder: Path,
+    model_folder: Path,
+    *,
+    faults: bool = True,
+    fork: bool = False,
+    **sections: Mapping[str, Any],
 ) -> Iterator[Tree]:
     """A running `tuft`, with fault points where asked for; stopped at the end."""
     folder.mkdir(parents=True, exist_ok=True)
     config = write_config(folder, model_folder, **sections)
-    found = Tree(folder, config, Faults(folder / "faults") if faults else None)
+    found = Tree(folder, config, Faults(folder / "faults") if faults else None, fork=fork)
     try:
         found.start()
         yield found

@@ -18,7 +18,7 @@ import importlib.util
 import os
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from types import ModuleType
 from typing import Any
@@ -47,6 +47,11 @@ class Points:
         self._passed = os.path.join(folder, "passed")
         self._role = role
         self._known: set[str] = set()
+
+    def become(self, role: str) -> None:
+        """This process is another one now."""
+        self._role = role
+        self._known.clear()
 
     def reach(self, what: str) -> None:
         """Die here, if the point is armed."""
@@ -144,12 +149,27 @@ def _group(points: Points, module: ModuleType) -> None:
     points.wrap(module.RankGroup, "_do", _of_rank_command)
 
 
+def _child(points: Points, module: ModuleType) -> None:
+    if os.environ.get("TUFT_FAULTS_FORK"):
+        import forking  # type: ignore[import-not-found]  # beside this file, whose folder is on the path
+
+        def begin(name: str, env: Mapping[str, str]) -> None:
+            role = _role_of(name, env)
+            points.become(role)
+            folder = os.path.join(env["TUFT_FAULTS"], "roles")
+            with open(os.path.join(folder, str(os.getpid())), "w", encoding="utf-8") as file:
+                file.write(name)
+
+        forking.install(module, begin)
+
+
 PATCHES: dict[str, Callable[[Points, ModuleType], None]] = {
     "tuft.store.connection": _store,
     "tuft.objects.local": _local,
     "tuft.objects.s3": _s3,
     "tuft.checkpoints.handover": _handover,
     "tuft.training.group": _group,
+    "tuft.supervisor.child": _child,
 }
 
 
@@ -186,18 +206,22 @@ class _Finder(importlib.abc.MetaPathFinder):
         return spec
 
 
-def _role() -> str | None:
+def _role_of(module: str, env: Mapping[str, str]) -> str:
     """By `python -m MODULE`; ranks other than 0 are a role of their own."""
+    role = _ROLES[module]
+    return "rank" if role == "trainer" and env.get("RANK", "0") != "0" else role
+
+
+def _role() -> str | None:
     for flag, module in zip(sys.orig_argv, sys.orig_argv[1:], strict=False):
-        if flag == "-m":
-            role = _ROLES.get(module)
-            return "rank" if role == "trainer" and os.environ.get("RANK", "0") != "0" else role
+        if flag == "-m" and module in _ROLES:
+            return _role_of(module, os.environ)
     return None
 
 
 def install(folder: str, role: str) -> None:
     """Have the points of this process from the first import of their modules on."""
-    for name in ("armed", "passed"):
+    for name in ("armed", "passed", "roles"):
         with suppress(FileExistsError):
             os.makedirs(os.path.join(folder, name))
     sys.meta_path.insert(0, _Finder(Points(folder, role)))
