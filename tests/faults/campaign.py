@@ -28,7 +28,7 @@ from tests.waiting import wait_until
 Tenants = Literal["one", "several"]
 PROGRESS_S = 240.0
 """Within this time after a kill, all that was under way must be answered."""
-_REACH_S = 60.0
+_REACH_S = 12.0
 _RANDOM = ("api", "trainer", "sampler", "store", "supervisor", "everything")
 _RANDOM_WEIGHTS = (4, 6, 4, 4, 1, 1)
 _WORKERS = ("api", "trainer", "sampler")
