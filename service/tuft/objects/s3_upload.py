@@ -73,7 +73,8 @@ def upload_in_parts(client: Minio, bucket: str, name: str, source: BinaryIO, siz
         parts = _send(client, bucket, name, upload_id, source, size)
         _complete(client, bucket, name, upload_id, parts, size)
     except BaseException:
-        # What can't be given up now is removed when it is old (see S3Objects.sweep).
+        # Whatever it was, also an interruption: parts that nobody completes take room. What can't
+        # be given up now is removed when it is old (see S3Objects.sweep).
         with contextlib.suppress(MinioException, urllib3.exceptions.HTTPError):
             client._abort_multipart_upload(bucket, name, upload_id)
         raise

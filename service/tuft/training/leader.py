@@ -6,9 +6,9 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from functools import partial
-from typing import Literal, TypeVar
+from typing import Literal
 
 from tuft.config import ServiceConfig
 from tuft.contracts.operations import (
@@ -44,7 +44,7 @@ from tuft.training.runs import RunState, changes_state, note_failure, note_tombs
 from tuft.training.scheduler import Piece, Scheduler, Task
 from tuft.training.snapshots import Snapshots
 from tuft.training.snapshotting import Snapshotting
-from tuft.training.waiting import until_available
+from tuft.training.waiting import patiently, until_available
 
 log = logging.getLogger(__name__)
 
@@ -71,7 +71,6 @@ _RESULT_TYPES = {
     LoadWeights: "LoadWeights",
 }
 
-T = TypeVar("T")
 Category = Literal["user", "server"]
 _USER: Category = "user"
 _SERVER: Category = "server"
@@ -161,7 +160,7 @@ class Leader:
         """What the trainer before this one was doing when it died is held against it."""
         life, marks = self._group.inflight.left_behind()
         for run_id, seq_id in marks:
-            count = _patiently(partial(self._store.journal.note_death, run_id, seq_id, life))
+            count = patiently(partial(self._store.journal.note_death, run_id, seq_id, life))
             log.warning("the trainer died at %s:%d, %d time(s) by now", run_id, seq_id, count)
         self._group.inflight.clear()
 
@@ -198,8 +197,8 @@ class Leader:
     def look_everywhere(self) -> None:
         """Take up all runs, as events of earlier times told of them."""
         stream = f"work:{self._model_name}"
-        self._last_event = _patiently(partial(self._store.events.latest, stream))
-        pending = _patiently(partial(self._store.runs.pending_run_ids, self._model_name))
+        self._last_event = patiently(partial(self._store.events.latest, stream))
+        pending = patiently(partial(self._store.runs.pending_run_ids, self._model_name))
         self._unknown.update(dict.fromkeys(pending))
 
     def _wait_s(self) -> float:
@@ -454,15 +453,6 @@ def _see_that_it_does_not_kill(state: RunState, op: Operation) -> None:
             f"the trainer died {deaths} times while it worked on this operation, the last time on "
             "nothing else; it is not tried again"
         )
-
-
-def _patiently(do: Callable[[], T]) -> T:
-    while True:
-        try:
-            return do()
-        except Unavailable as error:
-            log.warning("the store is away: %s", error.message)
-            time.sleep(_LONGEST_WAIT_S)
 
 
 def result_type_of(op: Operation) -> str:

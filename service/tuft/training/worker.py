@@ -5,10 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import socket
-import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
 from urllib.parse import quote
 from uuid import uuid4
 
@@ -17,7 +14,6 @@ import torch
 from tuft.config import ModelConfig, ServiceConfig
 from tuft.contracts.records import ModelInfo
 from tuft.environment import seated
-from tuft.errors import Unavailable
 from tuft.modeling.loading import describe_model, load_base, resolve_dtype
 from tuft.modeling.lora import inject_lora
 from tuft.objects import open_object_store
@@ -30,10 +26,9 @@ from tuft.training.leader import Leader
 from tuft.training.memory import activation_bytes
 from tuft.training.partitioned import PartitionedBase
 from tuft.training.replica import Replica
+from tuft.training.waiting import patiently
 
 log = logging.getLogger(__name__)
-
-T = TypeVar("T")
 
 
 def run_worker(
@@ -72,7 +67,7 @@ def run_worker(
     assert lease is not None, "a stop before that ends the process"
     tenure.keep(stop.requested.set)
     stop.graceful(config.limits.stop_grace_s)
-    _patiently(lambda: store.workers.set_model_info(info))
+    patiently(lambda: store.workers.set_model_info(info))
     if config.state_folder is not None:
         group.inflight = InFlight(config.state_folder / "inflight" / quote(name, safe=""))
     objects = open_object_store(config.object_store)
@@ -108,12 +103,3 @@ def _load(
 def _share_of_cores(world_size: int) -> int:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return max(1, (cores or 1) // world_size)
-
-
-def _patiently(do: Callable[[], T]) -> T:
-    while True:
-        try:
-            return do()
-        except Unavailable as error:
-            log.warning("the store is away: %s", error.message)
-            time.sleep(1.0)
