@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import subprocess
 import uuid
 from collections.abc import Iterator
@@ -14,6 +15,10 @@ from hypothesis import settings
 if TYPE_CHECKING:
     from tests.helpers.s3_server import S3Server
     from tuft.objects import ObjectStore
+
+# kfp.local writes what any logger says into a pipeline's log. Clients that earlier tests left behind
+# would tell there, at length, that their servers are gone.
+logging.getLogger("tinker").propagate = False
 
 # Time says nothing on a busy machine, and the same examples are tried every time.
 settings.register_profile("tuft", deadline=None, derandomize=True, database=None)
