@@ -199,6 +199,16 @@ def test_a_save_that_is_repeated_is_no_duplicate_of_itself(api: Api, trainer: Tr
     ok(api.post("save_weights", save | {"seq_id": 3, "overwrite": True}))
 
 
+def test_a_sampler_that_is_asked_for_again_is_the_same(api: Api, trainer: Trainer) -> None:
+    """The SDK gives each try of one request another sampling_session_seq_id."""
+    run_id = api.run()
+    save = {"model_id": run_id, "seq_id": 1, "sampling_session_seq_id": 0}
+    first = ok(api.post("save_weights_for_sampler", save))
+    assert ok(api.post("save_weights_for_sampler", save | {"sampling_session_seq_id": 1})) == first
+    named = {"model_id": run_id, "seq_id": 1, "path": "mine"}
+    assert "was used by another request" in refused(api.post("save_weights_for_sampler", named))
+
+
 def test_a_step_key_goes_into_the_checkpoint(api: Api, trainer: Trainer) -> None:
     run_id = api.run()
     save = {"model_id": run_id, "seq_id": 1, "path": "mine"}
