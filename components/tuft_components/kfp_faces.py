@@ -51,7 +51,11 @@ def run_container(step: Step[Any, Any, Any], executor_input: str) -> Contract:
         given = request.get("inputs", {})
         wanted = request["outputs"]
         params = given.get("parameterValues", {})
-        inputs = {name: _only(entry)["uri"] for name, entry in given.get("artifacts", {}).items()}
+        inputs = {
+            name: _only(entry)["uri"]
+            for name, entry in given.get("artifacts", {}).items()
+            if entry.get("artifacts")  # an optional input that was left out has none
+        }
         places = {name: _only(entry) for name, entry in wanted.get("artifacts", {}).items()}
         files = {name: entry["outputFile"] for name, entry in wanted.get("parameters", {}).items()}
         report = wanted["outputFile"]
@@ -97,14 +101,14 @@ def run_lightweight(name: str, arguments: Mapping[str, Any]) -> tuple[Any, ...]:
 
 
 def _run_lightweight(step: Step[Any, Any, Any], arguments: Mapping[str, Any]) -> tuple[Any, ...]:
-    inputs = {name: arguments[name].path for name in step.inputs.model_fields}
+    inputs = {
+        name: arguments[name].path
+        for name in step.inputs.model_fields
+        if arguments[name] is not None
+    }
     kinds = step.output_kinds()
     places = {name: arguments[name] for name, kind in kinds.items() if kind != "value"}
-    params = {
-        name: value
-        for name, value in arguments.items()
-        if name not in inputs and name not in places
-    }
+    params = {name: value for name, value in arguments.items() if name in step.params.model_fields}
     outputs = step.execute(params, inputs, {name: place.path for name, place in places.items()})
     for name, place in places.items():
         place.metadata.update(_metadata(getattr(outputs, name)))

@@ -1,19 +1,19 @@
-"""The tables of the components' READMEs, made from the steps' contracts.
+"""The tables of the components' READMEs and their catalogue, made from the steps' contracts.
 
-`python -m tuft_components.readmes` writes them anew; a test fails where one is out of date.
+`make generate` writes them anew; a test fails where one is out of date.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, get_origin
+from typing import Any, get_args, get_origin
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from tuft_components.steps import STEP_NAMES, Artifact, Metrics, Step, load_step
 
-BEGIN = "<!-- contract: made by `python -m tuft_components.readmes` -->"
+BEGIN = "<!-- contract: made by `make generate` -->"
 END = "<!-- end of contract -->"
 
 
@@ -61,12 +61,14 @@ def _table(title: str, model: type[BaseModel]) -> str:
 
 def _type(field: FieldInfo) -> str:
     annotation = field.annotation
-    if annotation is Artifact:
-        return "artifact"
+    kinds = [k for k in (annotation, *get_args(annotation)) if isinstance(k, type)]
+    artifacts = [kind.__name__ for kind in kinds if issubclass(kind, Artifact)]
+    if artifacts:
+        return artifacts[0] + ("" if field.is_required() else ", may be left out")
     if annotation == Metrics:
         return "metrics"
-    if get_origin(annotation) is dict:
-        return "JSON object"
+    if get_origin(annotation) in (dict, list):
+        return "JSON object" if get_origin(annotation) is dict else "JSON array"
     return annotation.__name__ if isinstance(annotation, type) else "text"
 
 
@@ -74,13 +76,44 @@ def _default(field: FieldInfo) -> str:
     if field.is_required():
         return "required"
     default = field.get_default()
-    return "empty" if default in ("", {}) else f"`{default}`"
+    return "empty" if default in ("", {}, []) else f"`{default}`"
+
+
+CATALOGUE = """# Components
+
+One folder each in `tuft_components/`, in the layout of kubeflow/pipelines-components: the step
+(`step.py`), its KFP faces (`component.py`), `metadata.yaml`, and a README with every parameter. Each
+is also a command, `tuft-step NAME`, and an Argo template.
+
+Made by `make generate`.
+
+| component | what it does | reads | writes |
+|---|---|---|---|
+{rows}
+"""
+
+
+def catalogue_path() -> Path:
+    return Path(__file__).parent.parent / "README.md"
+
+
+def catalogue() -> str:
+    """The text of components/README.md."""
+    rows = []
+    for name in STEP_NAMES:
+        step = load_step(name)
+        reads = ", ".join(f"`{read}`" for read in step.inputs.model_fields) or "–"
+        writes = ", ".join(f"`{written}`" for written in step.outputs.model_fields) or "–"
+        link = f"[{name}](tuft_components/{name}/README.md)"
+        rows.append(f"| {link} | {step.summary} | {reads} | {writes} |")
+    return CATALOGUE.format(rows="\n".join(rows))
 
 
 def main() -> None:
     for name in STEP_NAMES:
         path = readme_path(name)
         path.write_text(updated(path.read_text(), load_step(name)))
+    catalogue_path().write_text(catalogue())
 
 
 if __name__ == "__main__":

@@ -9,18 +9,21 @@ and as KFP components.
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Annotated, Any, Generic, Literal, TypeVar
+from typing import Annotated, Any, Generic, Literal, TypeVar, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from tuft_components.artifacts import local_output
 from tuft_components.errors import BadConfiguration
+from tuft_components.work import keep_record
 
-STEP_NAMES = ("start_run", "rollout", "feedback", "update", "evaluate")
+STEP_NAMES = tuple(sorted(path.parent.name for path in Path(__file__).parent.glob("*/step.py")))
+"""Each is a folder of this package."""
 
 
 class Contract(BaseModel):
@@ -36,6 +39,22 @@ class Artifact(Contract):
     metadata: dict[str, str | int | float] = {}
 
 
+class Dataset(Artifact):
+    """Rows; Kubeflow shows it as a `system.Dataset`."""
+
+
+class Model(Artifact):
+    """Weights; `system.Model`."""
+
+
+class Html(Artifact):
+    """A page that Kubeflow shows; `system.HTML`."""
+
+
+class Markdown(Artifact):
+    """A text that Kubeflow shows; `system.Markdown`."""
+
+
 class NoInputs(Contract):
     """Of steps that read no artifact."""
 
@@ -45,12 +64,27 @@ Locations = Mapping[str, str]
 """Where to write: name of an output → URI."""
 
 
-def _parse_json(value: object) -> object:
+def _parse_object(value: object) -> object:
     return json.loads(value or "{}") if isinstance(value, str) else value
 
 
-JsonObject = Annotated[dict[str, Any], BeforeValidator(_parse_json)]
+def _parse_list(value: object) -> object:
+    return json.loads(value or "[]") if isinstance(value, str) else value
+
+
+JsonObject = Annotated[dict[str, Any], BeforeValidator(_parse_object)]
 """A dict, or a JSON object as text (as command lines and pipeline parameters carry it)."""
+
+JsonList = Annotated[list[str], BeforeValidator(_parse_list)]
+"""A list of texts, or a JSON array as text."""
+
+WorkUri = Annotated[
+    str,
+    Field(
+        description="Folder or s3://bucket/prefix of this pipeline run, where steps keep what "
+        "a retry, the report and other pods need. Empty: nowhere."
+    ),
+]
 
 TimeoutS = Annotated[
     float, Field(gt=0, description="Seconds to wait for one answer of the service.")
@@ -80,6 +114,21 @@ class Step(Generic[Params, Inputs, Outputs]):
 
     def output_kinds(self) -> dict[str, OutputKind]:
         return {name: _kind_of(f.annotation) for name, f in self.outputs.model_fields.items()}
+
+    def output_type(self, name: str) -> type[Artifact]:
+        """Of an output that is an artifact."""
+        annotation = self.outputs.model_fields[name].annotation
+        assert isinstance(annotation, type)
+        assert issubclass(annotation, Artifact)
+        return annotation
+
+    def input_type(self, name: str) -> type[Artifact]:
+        """Of an input; that of an optional one is written `Dataset | None`."""
+        annotation = self.inputs.model_fields[name].annotation
+        for kind in (annotation, *get_args(annotation)):
+            if isinstance(kind, type) and issubclass(kind, Artifact):
+                return kind
+        raise TypeError(f"input {name} of step {self.name} is no artifact")
 
     def execute(
         self, params: Mapping[str, Any], inputs: Mapping[str, str], locations: Locations
@@ -113,11 +162,28 @@ class Step(Generic[Params, Inputs, Outputs]):
                 f"step {self.name} writes {', '.join(missing)}: say where, "
                 f"for example --output {missing[0]}=/tmp/{missing[0]}.parquet"
             )
+        begun = time.monotonic()
         outputs = self.run(checked_params, checked_inputs, locations)
         for name, kind in kinds.items():
             if kind != "artifact" and locations.get(name):
                 _write_value(locations[name], getattr(outputs, name))
+        keep_record(
+            self.name,
+            checked_params,
+            values=self._of_kind(outputs, "value"),
+            metrics={
+                name: number
+                for metrics in self._of_kind(outputs, "metrics").values()
+                for name, number in metrics.items()
+            },
+            artifacts={name: a.uri for name, a in self._of_kind(outputs, "artifact").items()},
+            seconds=time.monotonic() - begun,
+        )
         return outputs
+
+    def _of_kind(self, outputs: Outputs, wanted: OutputKind) -> dict[str, Any]:
+        kinds = self.output_kinds()
+        return {name: getattr(outputs, name) for name, kind in kinds.items() if kind == wanted}
 
 
 def load_step(name: str) -> Step[Any, Any, Any]:
@@ -133,7 +199,7 @@ def load_step(name: str) -> Step[Any, Any, Any]:
 
 
 def _kind_of(annotation: object) -> OutputKind:
-    if annotation is Artifact:
+    if isinstance(annotation, type) and issubclass(annotation, Artifact):
         return "artifact"
     return "metrics" if annotation == Metrics else "value"
 
@@ -144,10 +210,10 @@ def _write_value(uri: str, value: object) -> None:
         Path(path).write_text(text)
 
 
-Model = TypeVar("Model", bound=BaseModel)
+Checked = TypeVar("Checked", bound=BaseModel)
 
 
-def _checked(model: type[Model], values: Mapping[str, Any], what: str) -> Model:
+def _checked(model: type[Checked], values: Mapping[str, Any], what: str) -> Checked:
     try:
         return model.model_validate(dict(values))
     except ValidationError as error:

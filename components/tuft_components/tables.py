@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 
 from tuft_components.artifacts import local_input, local_output
 from tuft_components.errors import BadData
-from tuft_components.steps import Artifact
+from tuft_components.steps import Dataset
 
 _SCHEMA_KEY = b"tuft.schema"
 
@@ -32,14 +32,14 @@ def write_table(
     schema: TableSchema,
     rows: Sequence[Mapping[str, Any]],
     metadata: Mapping[str, str | int | float] | None = None,
-) -> Artifact:
+) -> Dataset:
     """Write rows (column name → value). `metadata` goes into the artifact and the file."""
     table = pa.Table.from_pylist([dict(row) for row in rows], schema=schema.columns)
     described = {"schema": schema.name, "rows": table.num_rows, **(metadata or {})}
     texts = {f"tuft.{key}".encode(): str(value).encode() for key, value in described.items()}
     with local_output(uri) as path:
         pq.write_table(table.replace_schema_metadata(texts), path, compression="zstd")
-    return Artifact(uri=uri, metadata=described)
+    return Dataset(uri=uri, metadata=described)
 
 
 def read_table(uri: str, schema: TableSchema) -> list[dict[str, Any]]:

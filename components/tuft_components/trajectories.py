@@ -24,7 +24,7 @@ from typing import Any
 import pyarrow as pa
 
 from tuft_components.errors import BadData
-from tuft_components.steps import Artifact
+from tuft_components.steps import Dataset
 from tuft_components.tables import TableSchema, read_table, write_table
 
 TRAJECTORIES = TableSchema(
@@ -86,7 +86,7 @@ class Trajectory:
 
 def write_trajectories(
     uri: str, transitions: Iterable[Transition], metadata: Mapping[str, str | int | float]
-) -> Artifact:
+) -> Dataset:
     rows = []
     for transition in transitions:
         row = asdict(transition)

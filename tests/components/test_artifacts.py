@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from minio import Minio
 
 from tests.components.samples import ROW
 from tests.helpers.s3_server import S3Server
@@ -16,21 +15,14 @@ from tuft_components.errors import BadConfiguration, BadData, TransientFailure
 
 @pytest.fixture(scope="module")
 def s3(s3_server: S3Server) -> S3Server:
-    client = Minio(
-        s3_server.endpoint,
-        access_key=s3_server.access_key,
-        secret_key=s3_server.secret_key,
-        secure=False,
-    )
-    client.make_bucket("steps")
+    s3_server.make_bucket("steps")
     return s3_server
 
 
 @pytest.fixture
 def s3_env(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{s3.endpoint}")
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", s3.access_key)
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", s3.secret_key)
+    for name, value in s3.environment().items():
+        monkeypatch.setenv(name, value)
 
 
 def test_a_batch_goes_through_s3(s3_env: None) -> None:

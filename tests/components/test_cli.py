@@ -65,7 +65,7 @@ def test_a_step_writes_its_outputs_and_prints_them(tmp_path: Path, trajectories:
 @pytest.mark.parametrize(
     ("arguments", "code", "says"),
     [
-        (["nothing"], 78, "no step 'nothing'; there are: start_run"),
+        (["nothing"], 78, "no step 'nothing'; there are: evaluate, feedback"),
         (["feedback", "--parm", "x=1"], 78, "unrecognized arguments"),
         (["feedback", "--param", "x"], 78, "give NAME=VALUE"),
         (["feedback", "--param", "a=1", "--param", "a=2"], 78, "given twice"),

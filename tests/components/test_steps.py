@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 import tuft_sdk
-from tuft_components import readmes
+from tuft_components import component_files, readmes
 from tuft_components.errors import (
     BadConfiguration,
     BadData,
@@ -127,7 +127,7 @@ def test_each_component_has_its_standard_folder(name: str) -> None:
     assert metadata["stability"] in {"experimental", "alpha", "beta", "stable"}
     assert metadata["dependencies"]["kubeflow"]
     text = (folder / "README.md").read_text()
-    assert readmes.updated(text, step) == text, "run python -m tuft_components.readmes"
+    assert readmes.updated(text, step) == text, "run make generate"
 
 
 @pytest.mark.parametrize("name", STEP_NAMES)
@@ -136,3 +136,13 @@ def test_everything_in_a_contract_is_described(name: str) -> None:
     for model in (step.params, step.inputs, step.outputs):
         for field_name, field in model.model_fields.items():
             assert field.description, f"{name}: {field_name}"
+
+
+@pytest.mark.parametrize("name", STEP_NAMES)
+def test_the_faces_are_those_of_the_contract(name: str) -> None:
+    text = component_files.component_path(name).read_text()
+    assert text == component_files.component_source(load_step(name)), "run make generate"
+
+
+def test_the_catalogue_is_complete() -> None:
+    assert readmes.catalogue_path().read_text() == readmes.catalogue(), "run make generate"

@@ -13,6 +13,8 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from minio import Minio
+
 from tests.waiting import wait_until
 from tuft.config import ObjectStoreConfig
 
@@ -32,6 +34,22 @@ class S3Server:
     bucket: str = "tests"
     access_key: str = ACCESS_KEY
     secret_key: str = SECRET_KEY
+
+    def environment(self) -> dict[str, str]:
+        """The variables with which steps find it."""
+        return {
+            "AWS_ENDPOINT_URL": f"http://{self.endpoint}",
+            "AWS_ACCESS_KEY_ID": self.access_key,
+            "AWS_SECRET_ACCESS_KEY": self.secret_key,
+        }
+
+    def make_bucket(self, name: str) -> None:
+        """Where there is none of that name."""
+        client = Minio(
+            self.endpoint, access_key=self.access_key, secret_key=self.secret_key, secure=False
+        )
+        if not client.bucket_exists(name):
+            client.make_bucket(name)
 
     def config(
         self,

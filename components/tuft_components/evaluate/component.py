@@ -1,4 +1,7 @@
-"""KFP faces of the step `evaluate`. KFP reads types at run time: no postponed annotations here."""
+"""KFP faces of the step `evaluate`, made from its contract.
+
+Do not edit: `make generate` writes it. KFP reads types at run time: no postponed annotations here.
+"""
 
 # ruff: noqa: ARG001  # KFP reads a container component's signature; values go through {{$}}
 
@@ -23,6 +26,8 @@ def evaluate(
     max_tokens: int = 16,
     max_turns: int = 32,
     temperature: float = 1.0,
+    iteration: int = 0,
+    work_uri: str = "",
     timeout_s: float = 600.0,
 ) -> dsl.ContainerSpec:
     """The mean reward of a policy on tasks that it was not trained on."""
@@ -46,6 +51,8 @@ def evaluate_lightweight(
     max_tokens: int = 16,
     max_turns: int = 32,
     temperature: float = 1.0,
+    iteration: int = 0,
+    work_uri: str = "",
     timeout_s: float = 600.0,
 ) -> NamedTuple("Outputs", [("mean_reward", float)]):  # type: ignore[valid-type]
     """The mean reward of a policy on tasks that it was not trained on."""

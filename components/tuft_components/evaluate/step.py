@@ -17,6 +17,7 @@ from tuft_components.steps import (
     NoInputs,
     Step,
     TimeoutS,
+    WorkUri,
 )
 from tuft_components.trajectories import group_transitions
 
@@ -32,6 +33,8 @@ class EvaluateParams(Contract):
     max_tokens: int = Field(default=16, ge=1, description="New tokens of a turn, at most.")
     max_turns: int = Field(default=32, ge=1, description="Turns of an episode, at most.")
     temperature: float = Field(default=1.0, ge=0, description="Of the sampling.")
+    iteration: int = Field(default=0, ge=0, description="Number of updates behind the policy.")
+    work_uri: WorkUri = ""
     timeout_s: TimeoutS = 600.0
 
 

@@ -1,4 +1,7 @@
-"""KFP faces of the step `feedback`. KFP reads types at run time: no postponed annotations here."""
+"""KFP faces of the step `feedback`, made from its contract.
+
+Do not edit: `make generate` writes it. KFP reads types at run time: no postponed annotations here.
+"""
 
 # ruff: noqa: ARG001  # KFP reads a container component's signature; values go through {{$}}
 
@@ -18,6 +21,8 @@ def feedback(
     reward: str = "env",
     advantage: str = "grpo_no_std",
     drop_truncated: bool = False,
+    iteration: int = 0,
+    work_uri: str = "",
 ) -> dsl.ContainerSpec:
     """Judge trajectories and turn them into a batch to train on."""
     return dsl.ContainerSpec(
@@ -35,6 +40,8 @@ def feedback_lightweight(
     reward: str = "env",
     advantage: str = "grpo_no_std",
     drop_truncated: bool = False,
+    iteration: int = 0,
+    work_uri: str = "",
 ) -> NamedTuple("Outputs", [("mean_reward", float)]):  # type: ignore[valid-type]
     """Judge trajectories and turn them into a batch to train on."""
     arguments = dict(locals())

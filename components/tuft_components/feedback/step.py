@@ -12,7 +12,7 @@ from tuft_components.batches import BatchRow, write_batch
 from tuft_components.rewards import rewards_of
 from tuft_components.rl.advantages import estimator
 from tuft_components.rl.masks import completion_mask
-from tuft_components.steps import Artifact, Contract, Locations, Metrics, Step
+from tuft_components.steps import Contract, Dataset, Locations, Metrics, Step, WorkUri
 from tuft_components.trajectories import Trajectory, read_trajectories
 
 
@@ -25,14 +25,16 @@ class FeedbackParams(Contract):
     drop_truncated: bool = Field(
         default=False, description="Do not train on completions cut off at the token limit."
     )
+    iteration: int = Field(default=0, ge=0, description="Number of updates so far.")
+    work_uri: WorkUri = ""
 
 
 class FeedbackInputs(Contract):
-    trajectories: Artifact = Field(description="Parquet of schema tuft.trajectories/1.")
+    trajectories: Dataset = Field(description="Parquet of schema tuft.trajectories/1.")
 
 
 class FeedbackOutputs(Contract):
-    batch: Artifact = Field(description="Parquet of schema tuft.batch/1.")
+    batch: Dataset = Field(description="Parquet of schema tuft.batch/1.")
     mean_reward: float = Field(description="Mean reward of the episodes.")
     metrics: Metrics = Field(description="Episodes, rewards and lengths in numbers.")
 

@@ -1,4 +1,7 @@
-"""KFP faces of the step `rollout`. KFP reads types at run time: no postponed annotations here."""
+"""KFP faces of the step `rollout`, made from its contract.
+
+Do not edit: `make generate` writes it. KFP reads types at run time: no postponed annotations here.
+"""
 
 # ruff: noqa: ARG001  # KFP reads a container component's signature; values go through {{$}}
 
@@ -21,6 +24,7 @@ def rollout(
     max_turns: int = 32,
     temperature: float = 1.0,
     split: str = "train",
+    work_uri: str = "",
     timeout_s: float = 600.0,
 ) -> dsl.ContainerSpec:
     """Let a policy act in an environment and record every transition."""
@@ -45,6 +49,7 @@ def rollout_lightweight(
     max_turns: int = 32,
     temperature: float = 1.0,
     split: str = "train",
+    work_uri: str = "",
     timeout_s: float = 600.0,
 ) -> None:
     """Let a policy act in an environment and record every transition."""

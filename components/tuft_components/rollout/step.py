@@ -8,13 +8,14 @@ from tuft_components.envs import make_environment
 from tuft_components.episodes import EpisodeSet
 from tuft_components.policies import play_with_service
 from tuft_components.steps import (
-    Artifact,
     Contract,
+    Dataset,
     JsonObject,
     Locations,
     NoInputs,
     Step,
     TimeoutS,
+    WorkUri,
 )
 from tuft_components.trajectories import write_trajectories
 
@@ -33,11 +34,12 @@ class RolloutParams(Contract):
     max_turns: int = Field(default=32, ge=1, description="Turns of an episode, at most.")
     temperature: float = Field(default=1.0, ge=0, description="Of the sampling.")
     split: str = Field(default="train", description="Which of the environment's tasks.")
+    work_uri: WorkUri = ""
     timeout_s: TimeoutS = 600.0
 
 
 class RolloutOutputs(Contract):
-    trajectories: Artifact = Field(description="Parquet of schema tuft.trajectories/1.")
+    trajectories: Dataset = Field(description="Parquet of schema tuft.trajectories/1.")
 
 
 def run(params: RolloutParams, inputs: NoInputs, locations: Locations) -> RolloutOutputs:

@@ -1,4 +1,7 @@
-"""KFP faces of the step `start_run`. KFP reads types at run time: no postponed annotations here."""
+"""KFP faces of the step `start_run`, made from its contract.
+
+Do not edit: `make generate` writes it. KFP reads types at run time: no postponed annotations here.
+"""
 
 # ruff: noqa: ARG001  # KFP reads a container component's signature; values go through {{$}}
 
@@ -20,6 +23,7 @@ def start_run(
     train_mlp: bool = True,
     train_unembed: bool = True,
     step_key: str = "",
+    work_uri: str = "",
     timeout_s: float = 600.0,
 ) -> dsl.ContainerSpec:
     """Start a training run on a base model and publish its policy before any update."""
@@ -39,6 +43,7 @@ def start_run_lightweight(
     train_mlp: bool = True,
     train_unembed: bool = True,
     step_key: str = "",
+    work_uri: str = "",
     timeout_s: float = 600.0,
 ) -> NamedTuple("Outputs", [("run_id", str), ("policy", str)]):  # type: ignore[valid-type]
     """Start a training run on a base model and publish its policy before any update."""

@@ -15,7 +15,7 @@ import tuft_sdk
 from tuft_components.errors import BadConfiguration
 from tuft_components.policy_names import policy_name
 from tuft_components.service import connect
-from tuft_components.steps import Contract, Locations, NoInputs, Step, TimeoutS
+from tuft_components.steps import Contract, Locations, NoInputs, Step, TimeoutS, WorkUri
 
 _FIRST_OF_SESSION = ":train:0"
 
@@ -32,6 +32,7 @@ class StartRunParams(Contract):
         description="What makes a retry the same step: the pipeline job's id, say. "
         "Empty: every execution makes a new run.",
     )
+    work_uri: WorkUri = ""
     timeout_s: TimeoutS = 600.0
 
     @model_validator(mode="after")

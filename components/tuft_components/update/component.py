@@ -1,4 +1,7 @@
-"""KFP faces of the step `update`. KFP reads types at run time: no postponed annotations here."""
+"""KFP faces of the step `update`, made from its contract.
+
+Do not edit: `make generate` writes it. KFP reads types at run time: no postponed annotations here.
+"""
 
 # ruff: noqa: ARG001  # KFP reads a container component's signature; values go through {{$}}
 
@@ -16,7 +19,7 @@ def update(
     metrics: dsl.Output[dsl.Metrics],
     policy: dsl.OutputPath(str),  # type: ignore[valid-type]
     checkpoint: dsl.OutputPath(str),  # type: ignore[valid-type]
-    learning_rate: float = 1e-4,
+    learning_rate: float = 0.0001,
     loss_fn: str = "importance_sampling",
     loss_config: str = "{}",
     beta1: float = 0.9,
@@ -29,6 +32,7 @@ def update(
     policy_ttl_seconds: int = 0,
     checkpoint_name: str = "",
     step_key: str = "",
+    work_uri: str = "",
     timeout_s: float = 3600.0,
 ) -> dsl.ContainerSpec:
     """One optimizer step of a training run on a batch, exactly once."""
@@ -44,7 +48,7 @@ def update_lightweight(
     run_id: str,
     batch: dsl.Input[dsl.Dataset],
     metrics: dsl.Output[dsl.Metrics],
-    learning_rate: float = 1e-4,
+    learning_rate: float = 0.0001,
     loss_fn: str = "importance_sampling",
     loss_config: str = "{}",
     beta1: float = 0.9,
@@ -57,6 +61,7 @@ def update_lightweight(
     policy_ttl_seconds: int = 0,
     checkpoint_name: str = "",
     step_key: str = "",
+    work_uri: str = "",
     timeout_s: float = 3600.0,
 ) -> NamedTuple("Outputs", [("policy", str), ("checkpoint", str)]):  # type: ignore[valid-type]
     """One optimizer step of a training run on a batch, exactly once."""

@@ -17,13 +17,14 @@ from tuft_components.batches import BatchRow, read_batch
 from tuft_components.policy_names import policy_name
 from tuft_components.service import connect
 from tuft_components.steps import (
-    Artifact,
     Contract,
+    Dataset,
     JsonObject,
     Locations,
     Metrics,
     Step,
     TimeoutS,
+    WorkUri,
 )
 from tuft_components.update.assembly import datum_of, rows_with_signal
 
@@ -56,11 +57,12 @@ class UpdateParams(Contract):
     step_key: str = Field(
         default="", description="What makes a retry the same step. Empty: update/ITERATION."
     )
+    work_uri: WorkUri = ""
     timeout_s: TimeoutS = 3600.0
 
 
 class UpdateInputs(Contract):
-    batch: Artifact = Field(description="Parquet of schema tuft.batch/1.")
+    batch: Dataset = Field(description="Parquet of schema tuft.batch/1.")
 
 
 class UpdateOutputs(Contract):

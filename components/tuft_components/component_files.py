@@ -1,0 +1,153 @@
+"""The KFP faces of the steps: `component.py` of each, made from its contract.
+
+KFP reads a component's parameters from the signature of a Python function, so that each face must
+spell out what the contract says already. `python -m tuft_components.component_files` writes these
+files (and the READMEs' tables) anew; a test fails where one is out of date.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, get_args, get_origin
+
+from pydantic.fields import FieldInfo
+
+from tuft_components.steps import STEP_NAMES, Artifact, Dataset, Html, Markdown, Model, Step
+
+_KFP_TYPES: dict[type[Artifact], str] = {
+    Dataset: "dsl.Dataset",
+    Model: "dsl.Model",
+    Html: "dsl.HTML",
+    Markdown: "dsl.Markdown",
+}
+_TEMPLATE = '''"""KFP faces of the step `{name}`, made from its contract.
+
+Do not edit: `make generate` writes it. KFP reads types at run time: no postponed annotations here.
+"""
+
+# ruff: noqa: ARG001  # KFP reads a container component's signature; values go through {{{{$}}}}
+{imports}
+from kfp import dsl
+
+from tuft_components.kfp_faces import steps_image
+
+
+@dsl.container_component
+def {name}(
+{container_signature}
+) -> dsl.ContainerSpec:
+    """{summary}"""
+    return dsl.ContainerSpec(
+        image=steps_image(),
+        command=["tuft-step", "{name}"],
+        args=["--executor-input", dsl.PIPELINE_TASK_EXECUTOR_INPUT_PLACEHOLDER],
+    )
+
+
+@dsl.component(base_image=steps_image(), install_kfp_package=False)
+def {name}_lightweight(
+{lightweight_signature}
+) -> {returns}
+    """{summary}"""
+    arguments = dict(locals())
+    from tuft_components.kfp_faces import run_lightweight
+
+    {call}
+'''
+
+
+def component_path(name: str) -> Path:
+    return Path(__file__).parent / name / "component.py"
+
+
+def component_source(step: Step[Any, Any, Any]) -> str:
+    """The text of the step's `component.py`."""
+    values = [name for name, kind in step.output_kinds().items() if kind == "value"]
+    first, defaulted = _shared_signature(step)
+    outputs = [
+        f"{name}: dsl.OutputPath({_value_type(step, name)}),  # type: ignore[valid-type]"
+        for name in values
+    ]
+    pairs = ", ".join(f'("{name}", {_value_type(step, name)})' for name in values)
+    call = f'run_lightweight("{step.name}", arguments)'
+    return _TEMPLATE.format(
+        name=step.name,
+        summary=step.summary,
+        imports="\nfrom typing import NamedTuple\n" if values else "",
+        container_signature=_lines([*first, *outputs, *defaulted]),
+        lightweight_signature=_lines([*first, *defaulted]),
+        returns=f'NamedTuple("Outputs", [{pairs}]):  # type: ignore[valid-type]'
+        if values
+        else "None:",
+        call=f"return {call}" if values else call,
+    )
+
+
+def _shared_signature(step: Step[Any, Any, Any]) -> tuple[list[str], list[str]]:
+    """Arguments of both faces: those without a default, and those with one."""
+    first, defaulted = [], []
+    for name, field in step.params.model_fields.items():
+        kind = _param_type(field)
+        if field.is_required():
+            first.append(f"{name}: {kind},")
+        else:
+            defaulted.append(f"{name}: {kind} = {_literal(field.get_default())},")
+    for name, field in step.inputs.model_fields.items():
+        argument = f"{name}: dsl.Input[{_KFP_TYPES[step.input_type(name)]}]"
+        if field.is_required():
+            first.append(f"{argument},")
+        else:
+            defaulted.insert(0, f"{argument} = None,")
+    for name, output in step.output_kinds().items():
+        if output == "metrics":
+            first.append(f"{name}: dsl.Output[dsl.Metrics],")
+        elif output == "artifact":
+            first.append(f"{name}: dsl.Output[{_KFP_TYPES[step.output_type(name)]}],")
+    return first, defaulted
+
+
+def _lines(arguments: list[str]) -> str:
+    return "\n".join(f"    {argument}" for argument in arguments)
+
+
+def _param_type(field: FieldInfo) -> str:
+    annotation = field.annotation
+    if annotation in (bool, int, float):
+        assert isinstance(annotation, type)
+        return annotation.__name__
+    return "str"  # texts, choices, and JSON as text
+
+
+def _value_type(step: Step[Any, Any, Any], name: str) -> str:
+    annotation = step.outputs.model_fields[name].annotation
+    if annotation not in (str, int, float, bool):
+        raise TypeError(f"output {name} of step {step.name} is {annotation}; KFP has no such value")
+    assert isinstance(annotation, type)
+    return annotation.__name__
+
+
+def _literal(default: object) -> str:
+    if isinstance(default, dict | list):
+        text = "{}" if isinstance(default, dict) else "[]"
+        if default:
+            raise TypeError(f"a default of {default!r} is too much for a signature")
+        return f'"{text}"'
+    return f'"{default}"' if isinstance(default, str) else repr(default)
+
+
+def is_json(field: FieldInfo) -> bool:
+    """Whether a parameter is JSON where it goes as text."""
+    return get_origin(field.annotation) in (dict, list) and bool(get_args(field.annotation))
+
+
+def main() -> None:
+    from tuft_components import readmes
+    from tuft_components.steps import load_step
+
+    for name in STEP_NAMES:
+        component_path(name).write_text(component_source(load_step(name)))
+    readmes.main()
+
+
+if __name__ == "__main__":
+    main()

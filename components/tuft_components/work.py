@@ -1,0 +1,97 @@
+"""Where the steps of one pipeline run keep what outlives their pods.
+
+    {work_uri}/episodes/{name}/…      finished episodes of a rollout or evaluation, while it runs
+    {work_uri}/records/{name}.json    `tuft.record/1`: what a step did, with its metrics
+
+A folder, or s3://bucket/prefix. Everything has a name that follows from what the step is, so that
+a step that is run again writes the same places.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from tuft_components.artifacts import list_uris, read_bytes, write_bytes
+from tuft_components.errors import BadData
+
+RECORD_SCHEMA = "tuft.record/1"
+
+
+class Record(BaseModel):
+    """What one execution of a step did. `finished_at` is in seconds since 1970."""
+
+    schema_name: str = RECORD_SCHEMA
+    step: str
+    iteration: int = 0
+    shard: int = 0
+    seconds: float
+    finished_at: float
+    params: dict[str, Any]
+    values: dict[str, Any]
+    metrics: dict[str, float]
+    artifacts: dict[str, str]
+
+
+class Work:
+    """The places below a `work_uri`."""
+
+    def __init__(self, uri: str) -> None:
+        self.uri = uri.rstrip("/")
+
+    def episodes(self, name: str) -> str:
+        """The prefix for kept episodes of the step execution of that name."""
+        return f"{self.uri}/episodes/{name}"
+
+    def add(self, record: Record) -> None:
+        """Keep a record; it replaces that of an earlier try of the same step."""
+        name = f"{record.iteration:06d}-{record.step}-{record.shard:04d}"
+        write_bytes(f"{self.uri}/records/{name}.json", record.model_dump_json().encode())
+
+    def records(self) -> list[Record]:
+        """All that were kept, by iteration, step and shard.
+
+        Raises:
+            BadData: a file there is no record of this version.
+        """
+        found = []
+        for uri in list_uris(f"{self.uri}/records/"):
+            try:
+                record = Record.model_validate(json.loads(read_bytes(uri)))
+            except (ValueError, ValidationError) as error:
+                raise BadData(f"{uri} is no record of a step: {error}") from error
+            if record.schema_name != RECORD_SCHEMA:
+                raise BadData(f"{uri} is {record.schema_name}; this version reads {RECORD_SCHEMA}")
+            found.append(record)
+        return sorted(found, key=lambda record: (record.iteration, record.step, record.shard))
+
+
+def keep_record(
+    step: str,
+    params: BaseModel,
+    values: Mapping[str, Any],
+    metrics: Mapping[str, float],
+    artifacts: Mapping[str, str],
+    *,
+    seconds: float,
+) -> None:
+    """Add the record of a step whose parameters name a `work_uri`; nothing else is kept."""
+    work_uri: str = getattr(params, "work_uri", "")
+    if not work_uri:
+        return
+    record = Record(
+        step=step,
+        iteration=getattr(params, "iteration", 0),
+        shard=getattr(params, "shard", 0),
+        seconds=round(seconds, 3),
+        finished_at=time.time(),
+        params=params.model_dump(),
+        values=dict(values),
+        metrics=dict(metrics),
+        artifacts=dict(artifacts),
+    )
+    Work(work_uri).add(record)
