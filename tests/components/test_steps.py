@@ -89,7 +89,7 @@ def test_an_artifact_needs_a_place(tmp_path: Path) -> None:
 
 
 def test_an_unknown_step_is_answered_with_the_known_ones() -> None:
-    with pytest.raises(BadConfiguration, match="start_run, rollout, feedback, update, evaluate"):
+    with pytest.raises(BadConfiguration, match="there are: evaluate, feedback"):
         load_step("train")
 
 
