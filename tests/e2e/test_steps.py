@@ -15,7 +15,7 @@ from tinker import types
 import tuft_sdk
 from tests.components.test_cli import tuft_step
 from tests.e2e.service import Service
-from tuft_components.errors import exit_code_of
+from tuft_components.errors import BadConfiguration, exit_code_of
 from tuft_components.start_run.step import STEP as START_RUN
 from tuft_components.steps import load_step
 from tuft_components.trajectories import read_trajectories
@@ -265,6 +265,16 @@ def test_start_run_is_idempotent_under_its_step_key(environment: None) -> None:
     assert START_RUN.execute(params, {}, {}) == first
     other = START_RUN.execute({**params, "step_key": "job-2"}, {}, {})
     assert other.run_id != first.run_id
+
+
+def test_a_run_is_found_by_its_name(environment: None) -> None:
+    """By another pipeline job too; but not where it is another kind of run."""
+    params = {"name": "my-agent", "step_key": "job-3", "lora_rank": 4}
+    first = START_RUN.execute(params, {}, {})
+    assert START_RUN.execute({**params, "step_key": "job-4"}, {}, {}) == first
+    assert START_RUN.execute({**params, "name": "yours"}, {}, {}).run_id != first.run_id
+    with pytest.raises(BadConfiguration, match="'my-agent' is .* lora_rank 4, .* to have 8"):
+        START_RUN.execute({**params, "lora_rank": 8}, {}, {})
 
 
 @pytest.mark.parametrize("created", [True, False])

@@ -1,7 +1,7 @@
 """start_run: a new training run, and its policy before any update.
 
-Under a step key it is idempotent: the ledger keeps which run an execution was about to make, and
-a retry makes that one, or finds it made. There is never a second run for one step key.
+Under a name, or a step key, it is idempotent: the ledger keeps which run an execution was about to
+make, and a retry makes that one, or finds it made. There is never a second run for one of them.
 """
 
 from __future__ import annotations
@@ -27,10 +27,17 @@ class StartRunParams(Contract):
     train_attn: bool = Field(default=True, description="Train the attention layers.")
     train_mlp: bool = Field(default=True, description="Train the MLP layers.")
     train_unembed: bool = Field(default=True, description="Train the output layer.")
+    name: str = Field(
+        default="",
+        max_length=512,
+        description="Of the training run, unique in your tenant: a pipeline that is submitted "
+        "again with it goes on with that run. Empty: step_key says which run.",
+    )
     step_key: str = Field(
         default="",
+        max_length=512,
         description="What makes a retry the same step: the pipeline job's id, say. "
-        "Empty: every execution makes a new run.",
+        "Empty, and no name: every execution makes a new run.",
     )
     work_uri: WorkUri = ""
     timeout_s: TimeoutS = 600.0
@@ -49,21 +56,51 @@ class StartRunOutputs(Contract):
 
 def run(params: StartRunParams, inputs: NoInputs, locations: Locations) -> StartRunOutputs:
     del inputs, locations  # it reads none, and its outputs are values
+    key = params.name or params.step_key
     with connect(params.timeout_s) as client:
-        if not params.step_key:
+        if not key:
             return _start(client, _new_run_id(client), params)
-        state = client.ledger.begin_step(params.step_key)
+        state = client.ledger.begin_step(key)
         if isinstance(state, tuft_sdk.Fresh):
             plan = json.dumps(_new_run_id(client)).encode()
-            client.ledger.record_plan(params.step_key, plan, first_seq_id=0)
+            client.ledger.record_plan(key, plan, first_seq_id=0)
             # Another execution may have recorded one meanwhile; then both make the same run.
-            state = client.ledger.begin_step(params.step_key)
+            state = client.ledger.begin_step(key)
         if isinstance(state, tuft_sdk.Finished):
-            return StartRunOutputs.model_validate_json(state.result)
-        assert isinstance(state, tuft_sdk.Resubmit), "its plan was recorded"
-        outputs = _start(client, json.loads(state.plan), params)
-        recorded = client.ledger.finish(params.step_key, outputs.model_dump_json())
-        return StartRunOutputs.model_validate_json(recorded)
+            outputs = StartRunOutputs.model_validate_json(state.result)
+        else:
+            assert isinstance(state, tuft_sdk.Resubmit), "its plan was recorded"
+            made = _start(client, json.loads(state.plan), params)
+            recorded = client.ledger.finish(key, made.model_dump_json())
+            outputs = StartRunOutputs.model_validate_json(recorded)
+        _check_same_kind(client, outputs.run_id, key, params)
+        return outputs
+
+
+def _check_same_kind(
+    client: tuft_sdk.TuftClient, run_id: str, key: str, params: StartRunParams
+) -> None:
+    """A run that was made earlier is what is asked for now.
+
+    Raises:
+        BadConfiguration: it has another base model or rank, or is there no longer.
+    """
+    try:
+        run = client.extension.request("GET", f"training_runs/{run_id}").json()
+    except tuft_sdk.NotThere as error:
+        raise BadConfiguration(
+            f"start_run: {key!r} was the training run {run_id}, which is there no longer: "
+            "give another name, or step_key"
+        ) from error
+    wanted: dict[str, object] = {"lora_rank": params.lora_rank}
+    if params.base_model:
+        wanted["base_model"] = params.base_model
+    for what, value in wanted.items():
+        if run[what] != value:
+            raise BadConfiguration(
+                f"start_run: {key!r} is the training run {run_id} with {what} {run[what]}, and "
+                f"this one is to have {value}: give another name, or step_key, for a new run"
+            )
 
 
 def _new_run_id(client: tuft_sdk.TuftClient) -> str:
