@@ -273,7 +273,7 @@ def test_a_run_is_found_by_its_name(environment: None) -> None:
     first = START_RUN.execute(params, {}, {})
     assert START_RUN.execute({**params, "step_key": "job-4"}, {}, {}) == first
     assert START_RUN.execute({**params, "name": "yours"}, {}, {}).run_id != first.run_id
-    with pytest.raises(BadConfiguration, match="'my-agent' is .* lora_rank 4, .* to have 8"):
+    with pytest.raises(BadConfiguration, match=r"'my-agent' is .* lora_rank 4, .* to have 8"):
         START_RUN.execute({**params, "lora_rank": 8}, {}, {})
 
 
