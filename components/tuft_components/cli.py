@@ -18,6 +18,7 @@ from tuft_components.errors import BadConfiguration, ExitCode, exit_code_of
 from tuft_components.kfp_faces import run_container
 from tuft_components.processes import enter_step_process
 from tuft_components.steps import STEP_NAMES, Contract, Step, load_step
+from tuft_components.termination import leave_last_words, trace_of_user_code
 
 
 class _Parser(argparse.ArgumentParser):
@@ -29,13 +30,15 @@ class _Parser(argparse.ArgumentParser):
 
 def main(arguments: Sequence[str] | None = None) -> int:
     enter_step_process()
+    arguments = sys.argv[1:] if arguments is None else arguments
     try:
-        outputs = _run(sys.argv[1:] if arguments is None else arguments)
+        outputs = _run(arguments)
     except Exception as error:
+        leave_last_words(arguments[0] if arguments else "", error)
         code = exit_code_of(error)
         if code is None:
             raise  # a bug: with its traceback, exit code 1
-        print(f"tuft-step: {error}", file=sys.stderr)
+        print(f"{trace_of_user_code(error)}tuft-step: {error}", file=sys.stderr)
         return int(code)
     if outputs is not None:
         print(outputs.model_dump_json())

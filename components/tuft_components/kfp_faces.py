@@ -18,6 +18,7 @@ from typing import Any
 from tuft_components.errors import BadConfiguration, exit_code_of
 from tuft_components.processes import enter_step_process
 from tuft_components.steps import Artifact, Contract, Step, load_step
+from tuft_components.termination import last_words, leave_last_words, trace_of_user_code
 
 # The launcher mounts, or copies, an object under this local path.
 _LOCAL_ROOTS = {"s3://": "/s3/", "minio://": "/minio/", "gs://": "/gcs/", "file://": ""}
@@ -94,10 +95,10 @@ def run_lightweight(name: str, arguments: Mapping[str, Any]) -> tuple[Any, ...]:
     try:
         return _run_lightweight(load_step(name), arguments)
     except Exception as error:
-        code = exit_code_of(error)
-        if code is None:
+        leave_last_words(name, error)
+        if exit_code_of(error) is None:
             raise  # a bug: KFP shows the traceback
-        raise SystemExit(f"tuft-step {name} (exit code {int(code)}): {error}") from error
+        raise SystemExit(f"{trace_of_user_code(error)}{last_words(name, error)}") from error
 
 
 def _run_lightweight(step: Step[Any, Any, Any], arguments: Mapping[str, Any]) -> tuple[Any, ...]:

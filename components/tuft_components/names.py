@@ -24,8 +24,11 @@ def resolve(name: str, registered: Mapping[str, str], what: str) -> Callable[...
         )
     try:
         module = import_module(module_name)
-    except ImportError as error:
-        raise BadConfiguration(f"{what} {name}: can't import {module_name}: {error}") from error
+    except Exception as error:  # whatever a user's module does at its import
+        raise BadConfiguration(
+            f"{what} {name}: can't import {module_name}: {type(error).__name__}: {error}. "
+            "Is it in the image, or on PYTHONPATH?"
+        ) from error
     found = getattr(module, attribute, None)
     if not callable(found):
         raise BadConfiguration(f"{what} {name}: {module_name} has no callable {attribute!r}")

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from tuft_components.envs.base import Environment
-from tuft_components.errors import BadConfiguration
+from tuft_components.errors import BadConfiguration, UserCodeFailed, users_code
 from tuft_components.names import resolve
 
 ENVIRONMENTS: dict[str, str] = {
@@ -20,10 +20,16 @@ ENVIRONMENTS: dict[str, str] = {
 def make_environment(name: str, args: Mapping[str, Any]) -> Environment:
     """Raises:
     BadConfiguration: no such environment, or arguments that it does not take.
+    UserCodeFailed: it raised something else.
     """
     factory = resolve(name, ENVIRONMENTS, "environment")
     try:
-        environment: Environment = factory(**args)
-    except (TypeError, ValueError) as error:
-        raise BadConfiguration(f"environment {name} with env_args {dict(args)}: {error}") from error
+        with users_code(f"environment {name} with env_args {dict(args)}"):
+            environment: Environment = factory(**args)
+    except UserCodeFailed as error:
+        if isinstance(error.__cause__, TypeError | ValueError):  # says what is wrong with the args
+            raise BadConfiguration(
+                f"environment {name} with env_args {dict(args)}: {error.__cause__}"
+            ) from error
+        raise
     return environment
