@@ -47,6 +47,8 @@ class EpisodeSet:
     iteration: int
     policy_name: str
     max_turns: int
+    policy_version: int | None = None
+    """Updates behind the policy; None: as many as `iteration` says."""
 
 
 async def play(
@@ -141,7 +143,7 @@ class _Group:
                     sample=number,
                     turn=turn,
                     policy=self._set.policy_name,
-                    policy_version=self._set.iteration,
+                    policy_version=self._policy_version(),
                     prompt_tokens=prompt,
                     completion_tokens=list(sample.tokens),
                     logprobs=list(sample.logprobs),
@@ -179,6 +181,10 @@ class _Group:
 
     def _decode(self, tokens: Sequence[int]) -> str:
         return str(self._tokenizer.decode(list(tokens), skip_special_tokens=True))
+
+    def _policy_version(self) -> int:
+        version = self._set.policy_version
+        return self._set.iteration if version is None else version
 
     def _sampling_seed(self, *, turn: int, sample: int) -> int:
         """31 bits that differ for every request of every iteration."""

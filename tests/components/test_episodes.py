@@ -159,3 +159,13 @@ async def test_an_unknown_split_is_bad_configuration() -> None:
     environment: Environment = make_environment("second_word", {})
     with pytest.raises(BadConfiguration, match="no split 'x'"):
         await play(Says([" x"]), environment, TOKENIZER, _episodes(split="x"))
+
+
+async def test_an_older_policy_is_told() -> None:
+    """Where rollouts overlap updates, the policy has fewer updates than its iteration has."""
+    policy = Says([" a"])
+    for version in (None, 1):
+        played = await play(policy, Counting(turns=1), TOKENIZER, _episodes(policy_version=version))
+        assert {t.policy_version for t in played} == {3 if version is None else version}
+        assert {t.iteration for t in played} == {3}
+    assert policy.asked[:2] == policy.asked[2:]  # the same tasks and seeds

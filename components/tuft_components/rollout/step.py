@@ -29,6 +29,12 @@ class RolloutParams(Contract):
     iteration: int = Field(
         default=0, ge=0, description="Number of updates so far; each iteration has its own tasks."
     )
+    policy_version: int = Field(
+        default=-1,
+        ge=-1,
+        description="Number of updates behind the policy, where it is an older one; "
+        "-1: the iteration.",
+    )
     seed: int = Field(default=0, ge=0, description="Of the tasks and the samples.")
     max_tokens: int = Field(default=16, ge=1, description="New tokens of a turn, at most.")
     max_turns: int = Field(default=32, ge=1, description="Turns of an episode, at most.")
@@ -57,6 +63,7 @@ def run(params: RolloutParams, inputs: NoInputs, locations: Locations) -> Rollou
             iteration=params.iteration,
             policy_name=params.policy,
             max_turns=params.max_turns,
+            policy_version=params.policy_version if params.policy_version >= 0 else None,
         ),
         max_tokens=params.max_tokens,
         temperature=params.temperature,
