@@ -91,6 +91,21 @@ def write_bytes(uri: str, data: bytes) -> None:
         path.write_bytes(data)
 
 
+def delete(uri: str) -> None:
+    """Remove one file or object; nothing where it is gone already.
+
+    Raises:
+        TransientFailure: the object store is away.
+    """
+    target = _parse(uri)
+    if isinstance(target, Path):
+        target.unlink(missing_ok=True)
+        return
+    bucket, key = target
+    with _object_store_errors(uri):
+        _s3().remove_object(bucket, key)
+
+
 def list_uris(prefix: str) -> list[str]:
     """What lies below a folder or `s3://bucket/prefix/`, at any depth, sorted.
 

@@ -5,7 +5,7 @@ that another process made; `TuftClient.execute_once` executes a step of a run at
 tokenizers come from the service.
 """
 
-from tuft_sdk.client import TuftClient, connect
+from tuft_sdk.client import INTERFACE, ServiceVersion, TuftClient, connect
 from tuft_sdk.errors import (
     ConfigurationError,
     LeaseLost,
@@ -22,6 +22,7 @@ from tuft_sdk.paths import checkpoint_path, sampler_path
 from tuft_sdk.runs import AttachedRun
 
 __all__ = [
+    "INTERFACE",
     "AttachedRun",
     "Attempt",
     "ConfigurationError",
@@ -34,6 +35,7 @@ __all__ = [
     "Resubmit",
     "ResultExpired",
     "SdkError",
+    "ServiceVersion",
     "StepLedger",
     "StepState",
     "Transient",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import uuid
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import cached_property
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -20,6 +21,18 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from tuft_sdk.plans import Plan
+
+
+INTERFACE = 1
+"""Of the service's own endpoints, as this package speaks it."""
+
+
+@dataclass(frozen=True)
+class ServiceVersion:
+    """`interface` changes where a client that knows another one would go wrong."""
+
+    tuft: str
+    interface: int
 
 
 def connect(
@@ -90,6 +103,15 @@ class TuftClient:
             Transient: it had not within the deadline.
         """
         self.extension.request("GET", "healthz")
+
+    def version(self) -> ServiceVersion:
+        """Which service this is.
+
+        Raises:
+            NotThere: it is no TuFT service, or one from before it told its version.
+        """
+        answer = self.extension.request("GET", "tuft/version").json()
+        return ServiceVersion(str(answer["tuft"]), int(answer["interface"]))
 
     @property
     def ledger(self) -> StepLedger:

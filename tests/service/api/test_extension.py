@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from tests.service.api.harness import MODEL, Api, config_of, ok, refused, serving
+from tuft import __version__
 
 
 def begin(api: Api, scope: str, key: str, **more: Any) -> dict[str, Any]:
@@ -20,6 +21,12 @@ def begin(api: Api, scope: str, key: str, **more: Any) -> dict[str, Any]:
     entry = ok(api.post("tuft/steps/begin", body))["entry"]
     assert isinstance(entry, dict)
     return entry
+
+
+def test_the_service_tells_its_version_to_those_with_a_key(api: Api) -> None:
+    look = "/api/v1/tuft/version"
+    assert ok(api.http.get(look)) == {"tuft": __version__, "interface": 1}
+    refused(api.http.get(look, headers={"X-API-Key": "tml-nobodys"}), 401)
 
 
 def test_attaching_takes_a_new_epoch_each_time(api: Api) -> None:

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Query, Response
 
+from tuft import __version__
 from tuft.api import schemas
 from tuft.api.access import live_run_of, run_of
 from tuft.api.deps import Authenticated, Caller, Injected, JsonBody, LargeBody
@@ -18,8 +19,17 @@ from tuft.errors import InvalidRequest, NotFound
 
 router = APIRouter(prefix="/tuft")
 
+INTERFACE = 1
+"""Of these endpoints: another number where a client that knows this one would go wrong."""
+
 Scope = Annotated[str, Query(min_length=1, max_length=256)]
 StepKey = Annotated[str, Query(min_length=1, max_length=512)]
+
+
+@router.get("/version")
+def version(_caller: Authenticated) -> dict[str, Any]:
+    """What a client asks before it begins, to say at once that it is of another version."""
+    return {"tuft": __version__, "interface": INTERFACE}
 
 
 @router.post("/runs/{run_id}/attach")
