@@ -137,7 +137,8 @@ class Step(Generic[Params, Inputs, Outputs]):
 
         Args:
             params: name → value (or text, from which a value of the right type is read).
-            inputs: name → URI.
+            inputs: name → URI. An empty one for an optional input is none: not every workflow
+                engine can leave an argument out.
             locations: name → URI; needed for each artifact. A value or metrics with a location
                 is written there as text or JSON, besides being returned.
 
@@ -147,7 +148,7 @@ class Step(Generic[Params, Inputs, Outputs]):
         checked_params = _checked(self.params, params, f"step {self.name}: parameter")
         checked_inputs = _checked(
             self.inputs,
-            {name: {"uri": uri} for name, uri in inputs.items()},
+            {name: {"uri": uri} for name, uri in inputs.items() if uri or not self._optional(name)},
             f"step {self.name}: input",
         )
         kinds = self.output_kinds()
@@ -181,6 +182,10 @@ class Step(Generic[Params, Inputs, Outputs]):
         )
         return outputs
 
+    def _optional(self, name: str) -> bool:
+        field = self.inputs.model_fields.get(name)
+        return field is not None and not field.is_required()
+
     def _of_kind(self, outputs: Outputs, wanted: OutputKind) -> dict[str, Any]:
         kinds = self.output_kinds()
         return {name: getattr(outputs, name) for name, kind in kinds.items() if kind == wanted}
@@ -205,7 +210,7 @@ def _kind_of(annotation: object) -> OutputKind:
 
 
 def _write_value(uri: str, value: object) -> None:
-    text = json.dumps(value) if isinstance(value, dict) else str(value)
+    text = value if isinstance(value, str) else json.dumps(value)
     with local_output(uri) as path:
         Path(path).write_text(text)
 
