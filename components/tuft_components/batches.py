@@ -1,6 +1,6 @@
 """`tuft.batch/1`: what an update trains on, one row a transition, with its rewards judged.
 
-Columns of `tuft.trajectories/1` that say which transition it is and what was sampled, and
+Columns of `tuft.trajectories/2` that say which transition it is and what was sampled, and
 `reward` (of the whole episode), `advantages` float32 [T] and `mask` float32 [T] over the
 completion's tokens (1: train on it).
 """
@@ -73,7 +73,7 @@ def read_batch(uri: str) -> list[BatchRow]:
     """
     rows = sorted((BatchRow(**row) for row in read_table(uri, BATCH)), key=lambda row: row.key)
     if not rows:
-        raise BadData(f"{uri} has no rows")
+        raise BadData(f"{uri} has no rows: there is nothing to train on")
     for before, row in zip([None, *rows], rows, strict=False):
         where = f"{uri}: row (iteration, group, sample, turn) {row.key}"
         if before is not None and before.key == row.key:

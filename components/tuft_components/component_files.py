@@ -25,7 +25,7 @@ _TEMPLATE = '''"""KFP faces of the step `{name}`, made from its contract.
 Do not edit: `make generate` writes it. KFP reads types at run time: no postponed annotations here.
 """
 
-# ruff: noqa: ARG001  # KFP reads a container component's signature; values go through {{{{$}}}}
+# ruff: noqa: {unused}  # KFP reads a container component's signature; values go through {{{{$}}}}
 {imports}
 from kfp import dsl
 
@@ -70,8 +70,10 @@ def component_source(step: Step[Any, Any, Any]) -> str:
     ]
     pairs = ", ".join(f'("{name}", {_value_type(step, name)})' for name in values)
     call = f'run_lightweight("{step.name}", arguments)'
+    with_list = any(argument.endswith(" = [],") for argument in defaulted)
     return _TEMPLATE.format(
         name=step.name,
+        unused="ARG001, B006" if with_list else "ARG001",
         summary=step.summary,
         imports="\nfrom typing import NamedTuple\n" if values else "",
         container_signature=_lines([*first, *outputs, *defaulted]),
@@ -115,7 +117,9 @@ def _param_type(field: FieldInfo) -> str:
     if annotation in (bool, int, float):
         assert isinstance(annotation, type)
         return annotation.__name__
-    return "str"  # texts, choices, and JSON as text
+    if get_origin(annotation) is list:
+        return "list[str]"  # as KFP collects them of a ParallelFor
+    return "str"  # texts, choices, and a JSON object as text
 
 
 def _value_type(step: Step[Any, Any, Any], name: str) -> str:
@@ -128,10 +132,9 @@ def _value_type(step: Step[Any, Any, Any], name: str) -> str:
 
 def _literal(default: object) -> str:
     if isinstance(default, dict | list):
-        text = "{}" if isinstance(default, dict) else "[]"
         if default:
             raise TypeError(f"a default of {default!r} is too much for a signature")
-        return f'"{text}"'
+        return '"{}"' if isinstance(default, dict) else "[]"
     return f'"{default}"' if isinstance(default, str) else repr(default)
 
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Container, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from tuft_components.envs.base import Environment, Episode, Observation
 from tuft_components.errors import BadConfiguration, BadData
 from tuft_components.trajectories import Transition
+from tuft_components.user_code import user_code
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -37,8 +39,13 @@ class Policy(Protocol):
 
 @dataclass(frozen=True)
 class EpisodeSet:
-    """Which episodes to play: `groups` tasks from number `first_index` on, each `group_size` times."""
+    """Which episodes to play: `groups` tasks from number `first_index` on, each `group_size` times.
 
+    Of these, a shard plays the groups g with g % shards == shard. `concurrency` is how many
+    episodes are played at once, at most; a group is always played whole.
+    """
+
+    env: str
     split: str
     seed: int
     first_index: int
@@ -49,6 +56,30 @@ class EpisodeSet:
     max_turns: int
     policy_version: int | None = None
     """Updates behind the policy; None: as many as `iteration` says."""
+    sample_round: int | None = None
+    """The samples' seeds differ from round to round, the tasks do not; None: `iteration`."""
+    shard: int = 0
+    shards: int = 1
+    concurrency: int = 256
+
+    def __post_init__(self) -> None:
+        if self.shards > self.groups:
+            raise BadConfiguration(
+                f"{self.shards} shards of {self.groups} groups: some would have nothing to play; "
+                f"give shards of {self.groups} or less"
+            )
+        if self.shard >= self.shards:
+            raise BadConfiguration(
+                f"shard {self.shard} of {self.shards}: shards are numbered from 0 on"
+            )
+
+    def group_ids(self) -> range:
+        """Of this shard; the numbers are those of the whole set."""
+        return range(self.shard, self.groups, self.shards)
+
+
+GroupPlayed = Callable[[int, list[Transition]], Awaitable[None]]
+"""Gets the number of a group and its transitions as soon as its episodes are done."""
 
 
 async def play(
@@ -56,18 +87,28 @@ async def play(
     environment: Environment,
     tokenizer: PreTrainedTokenizerBase,
     episodes: EpisodeSet,
+    *,
+    skip: Container[int] = (),
+    on_group: GroupPlayed | None = None,
 ) -> list[Transition]:
-    """All transitions of all episodes.
+    """All transitions of all episodes, but for the groups to `skip`.
 
     Raises:
-        BadData: an environment went on after `max_turns` turns, or gave an empty prompt.
+        BadData: the environment raised something, went on after `max_turns` turns, or gave an
+            empty prompt. Groups that were done before have gone through `on_group`.
     """
-    groups = await asyncio.gather(
-        *(
-            _Group(policy, environment, tokenizer, episodes, group_id).play()
-            for group_id in range(episodes.groups)
-        )
-    )
+    room = asyncio.Semaphore(max(1, episodes.concurrency // episodes.group_size))
+
+    async def play_one(group_id: int) -> list[Transition]:
+        async with room:
+            group = _Group(policy, environment, tokenizer, episodes, group_id)
+            transitions = await group.play()
+            if on_group is not None:
+                await on_group(group_id, transitions)
+            return transitions
+
+    wanted = [group_id for group_id in episodes.group_ids() if group_id not in skip]
+    groups = await asyncio.gather(*map(play_one, wanted))
     return [transition for group in groups for transition in group]
 
 
@@ -90,18 +131,9 @@ class _Group:
 
     async def play(self) -> list[Transition]:
         wanted = self._set
-        try:
-            members = [
-                self._environment.episode(
-                    split=wanted.split,
-                    seed=wanted.seed,
-                    index=wanted.first_index + self._group_id,
-                )
-                for _ in range(wanted.group_size)
-            ]
-        except ValueError as error:
-            raise BadConfiguration(str(error)) from error
-        firsts = [await member.initial_observation() for member in members]
+        members = [self._episode() for _ in range(wanted.group_size)]
+        with self._user_code("initial_observation"):
+            firsts = [await member.initial_observation() for member in members]
         prompts = [self._encode(first, []) for first in firsts]
         if any(prompt != prompts[0] for prompt in prompts):
             raise BadData(
@@ -122,6 +154,21 @@ class _Group:
         )
         return [transition for episode in played for transition in episode]
 
+    def _episode(self) -> Episode:
+        wanted = self._set
+        with self._user_code("episode"):
+            try:
+                return self._environment.episode(
+                    split=wanted.split,
+                    seed=wanted.seed,
+                    index=wanted.first_index + self._group_id,
+                )
+            except ValueError as error:
+                raise BadConfiguration(str(error)) from error
+
+    def _user_code(self, method: str) -> AbstractContextManager[None]:
+        return user_code(f"environment {self._set.env}, in {method} of group {self._group_id},")
+
     async def _play_one(
         self, number: int, episode: Episode, prompt: list[int], sample: Sample
     ) -> list[Transition]:
@@ -135,15 +182,18 @@ class _Group:
                     stop=self._environment.stop,
                 )
             action = self._decode(sample.tokens)
-            result = await episode.step(action)
+            with self._user_code("step"):
+                result = await episode.step(action)
+                info = dict(episode.info)
             transitions.append(
                 Transition(
                     iteration=self._set.iteration,
                     group_id=self._group_id,
                     sample=number,
                     turn=turn,
+                    env=self._set.env,
                     policy=self._set.policy_name,
-                    policy_version=self._policy_version(),
+                    policy_version=_else(self._set.policy_version, self._set.iteration),
                     prompt_tokens=prompt,
                     completion_tokens=list(sample.tokens),
                     logprobs=list(sample.logprobs),
@@ -152,7 +202,7 @@ class _Group:
                     stop_reason=sample.stop_reason,
                     env_reward=float(result.reward),
                     done=result.done,
-                    info=dict(episode.info),
+                    info=info,
                 )
             )
             if result.done:
@@ -182,12 +232,13 @@ class _Group:
     def _decode(self, tokens: Sequence[int]) -> str:
         return str(self._tokenizer.decode(list(tokens), skip_special_tokens=True))
 
-    def _policy_version(self) -> int:
-        version = self._set.policy_version
-        return self._set.iteration if version is None else version
-
     def _sampling_seed(self, *, turn: int, sample: int) -> int:
-        """31 bits that differ for every request of every iteration."""
+        """31 bits that differ for every request of every round."""
         s = self._set
-        text = f"{s.split}/{s.seed}/{s.iteration}/{s.first_index + self._group_id}/{turn}/{sample}"
+        sample_round = _else(s.sample_round, s.iteration)
+        text = f"{s.split}/{s.seed}/{sample_round}/{s.first_index + self._group_id}/{turn}/{sample}"
         return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big") >> 1
+
+
+def _else(value: int | None, default: int) -> int:
+    return default if value is None else value

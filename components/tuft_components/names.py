@@ -7,6 +7,7 @@ from importlib import import_module
 from typing import Any
 
 from tuft_components.errors import BadConfiguration
+from tuft_components.user_code import described
 
 
 def resolve(name: str, registered: Mapping[str, str], what: str) -> Callable[..., Any]:
@@ -24,10 +25,14 @@ def resolve(name: str, registered: Mapping[str, str], what: str) -> Callable[...
         )
     try:
         module = import_module(module_name)
+    except ImportError as error:
+        raise BadConfiguration(
+            f"{what} {name}: can't import {module_name}: {error}. "
+            "Is it in the image, or on PYTHONPATH?"
+        ) from error
     except Exception as error:  # whatever a user's module does at its import
         raise BadConfiguration(
-            f"{what} {name}: can't import {module_name}: {type(error).__name__}: {error}. "
-            "Is it in the image, or on PYTHONPATH?"
+            f"{what} {name}: importing {module_name} raised {described(error)}"
         ) from error
     found = getattr(module, attribute, None)
     if not callable(found):

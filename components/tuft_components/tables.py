@@ -50,14 +50,20 @@ def read_table(uri: str, schema: TableSchema) -> list[dict[str, Any]]:
     """
     with local_input(uri) as path:
         try:
-            table = pq.read_table(path)
+            # Not read_table: it takes a folder called a=1 for a column.
+            table = pq.ParquetFile(path).read()
         except (pa.ArrowException, OSError) as error:
             raise BadData(f"{uri} is not a readable Parquet file: {error}") from error
     found = (table.schema.metadata or {}).get(_SCHEMA_KEY, b"").decode()
     if found != schema.name:
+        other_version = found.partition("/")[0] == schema.name.partition("/")[0]
+        hint = (
+            "another version of tuft-pipelines wrote it; use one version for all steps of a run"
+            if other_version
+            else "was another step's output given?"
+        )
         raise BadData(
-            f"{uri} has schema {found or 'none'}, but this step reads {schema.name}: "
-            "was another step's output given?"
+            f"{uri} has schema {found or 'none'}, but this step reads {schema.name}: {hint}"
         )
     if not table.schema.equals(schema.columns, check_metadata=False):
         raise BadData(f"{uri} says {schema.name}, but its columns are {table.schema.names}")

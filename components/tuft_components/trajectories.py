@@ -1,16 +1,19 @@
-"""`tuft.trajectories/1`: what a rollout produced, one row a transition (one turn of one episode).
+"""`tuft.trajectories/2`: what a rollout produced, one row a transition (one turn of one episode).
 
 | column | meaning |
 |---|---|
 | iteration, group_id, sample, turn | which transition: rows of one group share their task |
+| env | the environment's name, or module:factory |
 | policy | what was sampled from: a tinker:// path, or a base model |
-| policy_version | updates behind that policy (the rollout's iteration) |
+| policy_version | updates behind that policy: the iteration, or less where it was older |
 | prompt_tokens, completion_tokens | int32 token ids |
 | logprobs | float32 [T], of the distribution sampled from |
 | prompt_text, completion_text | the same as text, without special tokens |
 | stop_reason | stop, or length |
 | env_reward, done | what the environment said to the completion |
 | info | JSON object of the environment: the reference answer, say |
+
+docs/data.md says it to those who read the files with other tools.
 """
 
 from __future__ import annotations
@@ -19,6 +22,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import groupby
+from math import isfinite
 from typing import Any
 
 import pyarrow as pa
@@ -28,13 +32,14 @@ from tuft_components.steps import Dataset
 from tuft_components.tables import TableSchema, read_table, write_table
 
 TRAJECTORIES = TableSchema(
-    "tuft.trajectories/1",
+    "tuft.trajectories/2",
     pa.schema(
         [
             ("iteration", pa.int64()),
             ("group_id", pa.int64()),
             ("sample", pa.int64()),
             ("turn", pa.int64()),
+            ("env", pa.string()),
             ("policy", pa.string()),
             ("policy_version", pa.int64()),
             ("prompt_tokens", pa.list_(pa.int32())),
@@ -59,6 +64,7 @@ class Transition:
     group_id: int
     sample: int
     turn: int
+    env: str
     policy: str
     policy_version: int
     prompt_tokens: Sequence[int]
@@ -102,13 +108,22 @@ def read_trajectories(uri: str) -> list[Trajectory]:
         BadData: another schema, no rows, a transition that is there twice, or one with another
             number of logprobs than of tokens.
     """
+    return group_transitions(uri, read_transitions(uri))
+
+
+def read_transitions(uri: str) -> list[Transition]:
+    """The rows of one file, in its order.
+
+    Raises:
+        BadData: another schema, or no rows.
+    """
     transitions = []
     for row in read_table(uri, TRAJECTORIES):
         row["info"] = json.loads(row["info"])
         transitions.append(Transition(**row))
     if not transitions:
-        raise BadData(f"{uri} has no rows")
-    return group_transitions(uri, transitions)
+        raise BadData(f"{uri} has no rows: the rollout that wrote it played no episode")
+    return transitions
 
 
 def group_transitions(where: str, transitions: Iterable[Transition]) -> list[Trajectory]:
@@ -120,6 +135,11 @@ def group_transitions(where: str, transitions: Iterable[Transition]) -> list[Tra
                 f"{where}: group {transition.group_id} sample {transition.sample} has "
                 f"{len(transition.completion_tokens)} completion tokens and "
                 f"{len(transition.logprobs)} logprobs"
+            )
+        if not all(map(isfinite, transition.logprobs)):
+            raise BadData(
+                f"{where}: group {transition.group_id} sample {transition.sample} has a logprob "
+                "that is not finite"
             )
     trajectories = []
     for key, rows in groupby(ordered, key=lambda t: (t.iteration, t.group_id, t.sample)):

@@ -13,6 +13,7 @@ TRANSITION = Transition(
     group_id=0,
     sample=0,
     turn=0,
+    env="second_word",
     policy="tinker://s:train:0/sampler_weights/policy-000000",
     policy_version=0,
     prompt_tokens=[5, 6, 7],

@@ -128,12 +128,28 @@ def test_help_tells_the_contract() -> None:
     assert "rollout" in tuft_step().stdout
 
 
-def test_a_bug_keeps_its_traceback(tmp_path: Path, trajectories: str) -> None:
+def test_what_a_users_code_raises_is_told_with_its_traceback(
+    tmp_path: Path, trajectories: str
+) -> None:
     (tmp_path / "mine.py").write_text("def reward(trajectory):\n    return 1 / 0\n")
     done = tuft_step(
         *("feedback", "--param", "reward=mine:reward"),
         *("--input", f"trajectories={trajectories}", "--output", f"batch={tmp_path / 'b'}"),
         env={"PYTHONPATH": str(tmp_path)},
     )
-    assert done.returncode == 1
-    assert "ZeroDivisionError" in done.stderr
+    assert done.returncode == 65
+    assert "    return 1 / 0" in done.stderr
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith(
+        "tuft-step: reward mine:reward, for (iteration, group, sample) (0, 0, 0)"
+    )
+    assert last.endswith(f"ZeroDivisionError: division by zero ({tmp_path / 'mine.py'}, line 2)")
+
+
+def test_a_bug_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(name: str) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("tuft_components.cli.load_step", broken)
+    with pytest.raises(ZeroDivisionError):
+        contextvars.copy_context().run(main, ["feedback"])

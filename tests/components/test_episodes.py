@@ -76,6 +76,7 @@ class Counting:
 
 def _episodes(**changes: Any) -> EpisodeSet:
     values: dict[str, Any] = {
+        "env": "counting",
         "split": "train",
         "seed": 0,
         "first_index": 10,

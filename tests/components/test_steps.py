@@ -81,9 +81,9 @@ def test_what_does_not_fit_is_named(
         ECHO.execute(params, inputs, outputs)
 
 
-def test_an_artifact_needs_a_place(tmp_path: Path) -> None:
-    with pytest.raises(BadConfiguration, match="input trajectories: Field required"):
-        load_step("feedback").execute({}, {}, {"batch": str(tmp_path / "b")})
+def test_an_artifact_needs_a_place() -> None:
+    with pytest.raises(BadConfiguration, match="input batch: Field required"):
+        load_step("update").execute({"run_id": "r"}, {}, {})
     with pytest.raises(BadConfiguration, match="writes batch: say where"):
         load_step("feedback").execute({}, {"trajectories": "x"}, {})
 

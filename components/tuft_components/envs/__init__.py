@@ -9,8 +9,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from tuft_components.envs.base import Environment
-from tuft_components.errors import BadConfiguration, UserCodeFailed, users_code
+from tuft_components.errors import BadConfiguration
 from tuft_components.names import resolve
+from tuft_components.user_code import user_code
 
 ENVIRONMENTS: dict[str, str] = {
     "second_word": "tuft_components.envs.second_word:SecondWord",
@@ -20,16 +21,14 @@ ENVIRONMENTS: dict[str, str] = {
 def make_environment(name: str, args: Mapping[str, Any]) -> Environment:
     """Raises:
     BadConfiguration: no such environment, or arguments that it does not take.
-    UserCodeFailed: it raised something else.
+    BadData: it raised something else.
     """
     factory = resolve(name, ENVIRONMENTS, "environment")
-    try:
-        with users_code(f"environment {name} with env_args {dict(args)}"):
+    with user_code(f"environment {name}"):
+        try:
             environment: Environment = factory(**args)
-    except UserCodeFailed as error:
-        if isinstance(error.__cause__, TypeError | ValueError):  # says what is wrong with the args
+        except (TypeError, ValueError) as error:  # it tells what is wrong with them
             raise BadConfiguration(
-                f"environment {name} with env_args {dict(args)}: {error.__cause__}"
+                f"environment {name} with env_args {dict(args)}: {error}"
             ) from error
-        raise
     return environment

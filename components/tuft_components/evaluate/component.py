@@ -17,9 +17,11 @@ def evaluate(
     policy: str,
     metrics: dsl.Output[dsl.Metrics],
     mean_reward: dsl.OutputPath(float),  # type: ignore[valid-type]
+    uri: dsl.OutputPath(str),  # type: ignore[valid-type]
     env: str = "second_word",
     env_args: str = "{}",
     reward: str = "env",
+    reward_args: str = "{}",
     episodes: int = 64,
     split: str = "eval",
     seed: int = 0,
@@ -27,6 +29,7 @@ def evaluate(
     max_turns: int = 32,
     temperature: float = 1.0,
     iteration: int = 0,
+    concurrency: int = 256,
     work_uri: str = "",
     timeout_s: float = 600.0,
 ) -> dsl.ContainerSpec:
@@ -45,6 +48,7 @@ def evaluate_lightweight(
     env: str = "second_word",
     env_args: str = "{}",
     reward: str = "env",
+    reward_args: str = "{}",
     episodes: int = 64,
     split: str = "eval",
     seed: int = 0,
@@ -52,9 +56,10 @@ def evaluate_lightweight(
     max_turns: int = 32,
     temperature: float = 1.0,
     iteration: int = 0,
+    concurrency: int = 256,
     work_uri: str = "",
     timeout_s: float = 600.0,
-) -> NamedTuple("Outputs", [("mean_reward", float)]):  # type: ignore[valid-type]
+) -> NamedTuple("Outputs", [("mean_reward", float), ("uri", str)]):  # type: ignore[valid-type]
     """The mean reward of a policy on tasks that it was not trained on."""
     arguments = dict(locals())
     from tuft_components.kfp_faces import run_lightweight

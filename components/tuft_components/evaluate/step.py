@@ -7,8 +7,9 @@ from pydantic import Field
 
 from tuft_components.envs import make_environment
 from tuft_components.episodes import EpisodeSet
-from tuft_components.policies import play_with_service
-from tuft_components.rewards import reward_function, rewards_of
+from tuft_components.kept_episodes import KeptEpisodes
+from tuft_components.policies import Sampling, play_with_service
+from tuft_components.rewards import judged, reward_function
 from tuft_components.steps import (
     Contract,
     JsonObject,
@@ -26,7 +27,8 @@ class EvaluateParams(Contract):
     policy: str = Field(min_length=1, description="tinker:// path of a policy, or a base model.")
     env: str = Field(default="second_word", description="Environment: a name, or module:factory.")
     env_args: JsonObject = Field(default={}, description="JSON object for the environment.")
-    reward: str = Field(default="env", description="Reward: a name, or module:function.")
+    reward: str = Field(default="env", description="Reward: a name, or module:attribute.")
+    reward_args: JsonObject = Field(default={}, description="JSON object for the reward.")
     episodes: int = Field(default=64, ge=1, description="Episodes, each of another task.")
     split: str = Field(default="eval", description="Which of the environment's tasks.")
     seed: int = Field(default=0, ge=0, description="Of the tasks and the samples.")
@@ -34,45 +36,66 @@ class EvaluateParams(Contract):
     max_turns: int = Field(default=32, ge=1, description="Turns of an episode, at most.")
     temperature: float = Field(default=1.0, ge=0, description="Of the sampling.")
     iteration: int = Field(default=0, ge=0, description="Number of updates behind the policy.")
+    concurrency: int = Field(default=256, ge=1, description="Episodes played at once, at most.")
     work_uri: WorkUri = ""
     timeout_s: TimeoutS = 600.0
 
 
 class EvaluateOutputs(Contract):
     mean_reward: float = Field(description="Mean reward of the episodes.")
+    uri: str = Field(
+        description="Prefix below work_uri with the trajectories. Empty without work_uri."
+    )
     metrics: Metrics = Field(description="mean_reward, its standard error, and episodes.")
 
 
 def run(params: EvaluateParams, inputs: NoInputs, locations: Locations) -> EvaluateOutputs:
     del inputs, locations
-    reward_function(params.reward)  # a wrong name costs no sampling
-    # First of all, so that an environment that imports torch finds it (see `processes`).
+    # First of all, so that what imports torch finds it (see `processes`); a wrong name or argument
+    # costs no sampling.
+    reward = reward_function(params.reward, params.reward_args)
     environment = make_environment(params.env, params.env_args)
-    transitions = play_with_service(
-        environment,
-        EpisodeSet(
-            split=params.split,
-            seed=params.seed,
-            first_index=0,
-            groups=params.episodes,
-            group_size=1,
-            iteration=0,
-            policy_name=params.policy,
-            max_turns=params.max_turns,
-        ),
-        max_tokens=params.max_tokens,
-        temperature=params.temperature,
-        timeout_s=params.timeout_s,
-    )
-    trajectories = group_transitions(f"evaluation of {params.policy}", transitions)
-    rewards = rewards_of(params.reward, trajectories)
+    sampling = Sampling(params.max_tokens, params.temperature, params.timeout_s)
+    played = play_with_service(environment, _episodes(params), sampling, _kept(params))
+    trajectories = group_transitions(f"evaluation of {params.policy}", played.transitions)
+    rewards = judged(params.reward, reward, trajectories)
     spread = float(rewards.std(ddof=1)) if len(rewards) > 1 else 0.0
     metrics = {
         "mean_reward": float(rewards.mean()),
         "mean_reward_stderr": spread / float(np.sqrt(len(rewards))),
         "episodes": float(len(rewards)),
+        "episodes_kept": float(played.kept_groups),
     }
-    return EvaluateOutputs(mean_reward=metrics["mean_reward"], metrics=metrics)
+    return EvaluateOutputs(mean_reward=metrics["mean_reward"], uri=played.uri, metrics=metrics)
+
+
+def _episodes(params: EvaluateParams) -> EpisodeSet:
+    return EpisodeSet(
+        env=params.env,
+        split=params.split,
+        seed=params.seed,
+        first_index=0,
+        groups=params.episodes,
+        group_size=1,
+        iteration=params.iteration,
+        policy_name=params.policy,
+        max_turns=params.max_turns,
+        sample_round=0,  # so that evaluations of all iterations differ by their policies only
+        concurrency=params.concurrency,
+    )
+
+
+def _kept(params: EvaluateParams) -> KeptEpisodes | None:
+    if not params.work_uri:
+        return None
+    other = {"work_uri", "timeout_s", "concurrency", "episodes", "reward", "reward_args"}
+    return KeptEpisodes(
+        params.work_uri,
+        f"evaluate-{params.iteration:06d}",
+        shard=0,
+        shards=1,
+        decided_by=params.model_dump(exclude=other),
+    )
 
 
 STEP = Step(

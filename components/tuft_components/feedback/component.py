@@ -3,7 +3,7 @@
 Do not edit: `make generate` writes it. KFP reads types at run time: no postponed annotations here.
 """
 
-# ruff: noqa: ARG001  # KFP reads a container component's signature; values go through {{$}}
+# ruff: noqa: ARG001, B006  # KFP reads a container component's signature; values go through {{$}}
 
 from typing import NamedTuple
 
@@ -14,13 +14,15 @@ from tuft_components.kfp_faces import steps_image
 
 @dsl.container_component
 def feedback(
-    trajectories: dsl.Input[dsl.Dataset],
     batch: dsl.Output[dsl.Dataset],
     metrics: dsl.Output[dsl.Metrics],
     mean_reward: dsl.OutputPath(float),  # type: ignore[valid-type]
+    trajectories: dsl.Input[dsl.Dataset] = None,
     reward: str = "env",
+    reward_args: str = "{}",
     advantage: str = "grpo_no_std",
     drop_truncated: bool = False,
+    trajectories_uris: list[str] = [],
     iteration: int = 0,
     work_uri: str = "",
 ) -> dsl.ContainerSpec:
@@ -34,12 +36,14 @@ def feedback(
 
 @dsl.component(base_image=steps_image(), install_kfp_package=False)
 def feedback_lightweight(
-    trajectories: dsl.Input[dsl.Dataset],
     batch: dsl.Output[dsl.Dataset],
     metrics: dsl.Output[dsl.Metrics],
+    trajectories: dsl.Input[dsl.Dataset] = None,
     reward: str = "env",
+    reward_args: str = "{}",
     advantage: str = "grpo_no_std",
     drop_truncated: bool = False,
+    trajectories_uris: list[str] = [],
     iteration: int = 0,
     work_uri: str = "",
 ) -> NamedTuple("Outputs", [("mean_reward", float)]):  # type: ignore[valid-type]

@@ -5,6 +5,8 @@ Do not edit: `make generate` writes it. KFP reads types at run time: no postpone
 
 # ruff: noqa: ARG001  # KFP reads a container component's signature; values go through {{$}}
 
+from typing import NamedTuple
+
 from kfp import dsl
 
 from tuft_components.kfp_faces import steps_image
@@ -14,17 +16,22 @@ from tuft_components.kfp_faces import steps_image
 def rollout(
     policy: str,
     trajectories: dsl.Output[dsl.Dataset],
+    metrics: dsl.Output[dsl.Metrics],
+    uri: dsl.OutputPath(str),  # type: ignore[valid-type]
     env: str = "second_word",
     env_args: str = "{}",
     groups: int = 8,
     group_size: int = 8,
     iteration: int = 0,
     policy_version: int = -1,
+    shard: int = 0,
+    shards: int = 1,
     seed: int = 0,
     max_tokens: int = 16,
     max_turns: int = 32,
     temperature: float = 1.0,
     split: str = "train",
+    concurrency: int = 256,
     work_uri: str = "",
     timeout_s: float = 600.0,
 ) -> dsl.ContainerSpec:
@@ -40,22 +47,26 @@ def rollout(
 def rollout_lightweight(
     policy: str,
     trajectories: dsl.Output[dsl.Dataset],
+    metrics: dsl.Output[dsl.Metrics],
     env: str = "second_word",
     env_args: str = "{}",
     groups: int = 8,
     group_size: int = 8,
     iteration: int = 0,
     policy_version: int = -1,
+    shard: int = 0,
+    shards: int = 1,
     seed: int = 0,
     max_tokens: int = 16,
     max_turns: int = 32,
     temperature: float = 1.0,
     split: str = "train",
+    concurrency: int = 256,
     work_uri: str = "",
     timeout_s: float = 600.0,
-) -> None:
+) -> NamedTuple("Outputs", [("uri", str)]):  # type: ignore[valid-type]
     """Let a policy act in an environment and record every transition."""
     arguments = dict(locals())
     from tuft_components.kfp_faces import run_lightweight
 
-    run_lightweight("rollout", arguments)
+    return run_lightweight("rollout", arguments)

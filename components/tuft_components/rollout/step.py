@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import numpy as np
 from pydantic import Field
 
 from tuft_components.envs import make_environment
 from tuft_components.episodes import EpisodeSet
-from tuft_components.policies import play_with_service
+from tuft_components.kept_episodes import KeptEpisodes
+from tuft_components.policies import Sampling, play_with_service
 from tuft_components.steps import (
     Contract,
     Dataset,
     JsonObject,
     Locations,
+    Metrics,
     NoInputs,
     Step,
     TimeoutS,
     WorkUri,
 )
-from tuft_components.trajectories import write_trajectories
+from tuft_components.trajectories import Transition, write_trajectories
 
 
 class RolloutParams(Contract):
@@ -35,44 +40,91 @@ class RolloutParams(Contract):
         description="Number of updates behind the policy, where it is an older one; "
         "-1: the iteration.",
     )
+    shard: int = Field(
+        default=0, ge=0, description="Which part of the groups to play: those g, g % shards."
+    )
+    shards: int = Field(default=1, ge=1, description="Parts that the groups are played in.")
     seed: int = Field(default=0, ge=0, description="Of the tasks and the samples.")
     max_tokens: int = Field(default=16, ge=1, description="New tokens of a turn, at most.")
     max_turns: int = Field(default=32, ge=1, description="Turns of an episode, at most.")
     temperature: float = Field(default=1.0, ge=0, description="Of the sampling.")
     split: str = Field(default="train", description="Which of the environment's tasks.")
+    concurrency: int = Field(
+        default=256, ge=1, description="Episodes played at once, at most; groups are played whole."
+    )
     work_uri: WorkUri = ""
     timeout_s: TimeoutS = 600.0
 
 
 class RolloutOutputs(Contract):
-    trajectories: Dataset = Field(description="Parquet of schema tuft.trajectories/1.")
+    trajectories: Dataset = Field(description="Parquet of schema tuft.trajectories/2.")
+    uri: str = Field(
+        description="Prefix below work_uri with the same trajectories, for `trajectories_uris` "
+        "of feedback. Empty without work_uri."
+    )
+    metrics: Metrics = Field(description="Groups, episodes, lengths and the environment's reward.")
 
 
 def run(params: RolloutParams, inputs: NoInputs, locations: Locations) -> RolloutOutputs:
     del inputs
     # First of all, so that an environment that imports torch finds it (see `processes`).
     environment = make_environment(params.env, params.env_args)
-    transitions = play_with_service(
-        environment,
-        EpisodeSet(
-            split=params.split,
-            seed=params.seed,
-            first_index=params.iteration * params.groups,
-            groups=params.groups,
-            group_size=params.group_size,
-            iteration=params.iteration,
-            policy_name=params.policy,
-            max_turns=params.max_turns,
-            policy_version=params.policy_version if params.policy_version >= 0 else None,
-        ),
-        max_tokens=params.max_tokens,
-        temperature=params.temperature,
-        timeout_s=params.timeout_s,
-    )
+    sampling = Sampling(params.max_tokens, params.temperature, params.timeout_s)
+    played = play_with_service(environment, _episodes(params), sampling, _kept(params))
     metadata = {"env": params.env, "split": params.split, "policy": params.policy}
     return RolloutOutputs(
-        trajectories=write_trajectories(locations["trajectories"], transitions, metadata)
+        trajectories=write_trajectories(locations["trajectories"], played.transitions, metadata),
+        uri=played.uri,
+        metrics={**_metrics(played.transitions), "groups_kept": float(played.kept_groups)},
     )
+
+
+def _episodes(params: RolloutParams) -> EpisodeSet:
+    return EpisodeSet(
+        env=params.env,
+        split=params.split,
+        seed=params.seed,
+        first_index=params.iteration * params.groups,
+        groups=params.groups,
+        group_size=params.group_size,
+        iteration=params.iteration,
+        policy_name=params.policy,
+        policy_version=params.policy_version if params.policy_version >= 0 else None,
+        max_turns=params.max_turns,
+        shard=params.shard,
+        shards=params.shards,
+        concurrency=params.concurrency,
+    )
+
+
+def _kept(params: RolloutParams) -> KeptEpisodes | None:
+    if not params.work_uri:
+        return None
+    # Where and how fast it is played decides nothing; that `groups` decides the tasks is in
+    # the number of the first one, so that with iteration 0 a longer rollout takes a shorter one's.
+    other = {"work_uri", "timeout_s", "concurrency", "shard", "shards", "groups"}
+    return KeptEpisodes(
+        params.work_uri,
+        f"rollout-{params.iteration:06d}",
+        shard=params.shard,
+        shards=params.shards,
+        decided_by={
+            **params.model_dump(exclude=other),
+            "first_index": params.iteration * params.groups,
+        },
+    )
+
+
+def _metrics(transitions: Sequence[Transition]) -> Metrics:
+    episodes = {(t.group_id, t.sample) for t in transitions}
+    return {
+        "groups": float(len({group for group, _ in episodes})),
+        "episodes": float(len(episodes)),
+        "mean_env_reward": sum(t.env_reward for t in transitions) / len(episodes),
+        "mean_turns": len(transitions) / len(episodes),
+        "mean_completion_tokens": float(np.mean([len(t.completion_tokens) for t in transitions])),
+        "truncated": float(np.mean([t.stop_reason == "length" for t in transitions])),
+    }
 
 
 STEP = Step(
