@@ -30,9 +30,8 @@ from tests.faults.points import POINTS, RANK_POINTS
 from tests.faults.tree import Tree, tree
 from tests.helpers.s3_server import S3Server, run_s3_server
 
-_KILLS_A_ROUND: dict[Tenants, int] = {"one": 15, "several": 5}
-"""Of each role; then the runs are compared, and others begin. Packed rows round otherwise when they
-are packed otherwise, and hundreds of steps of AdamW make much of little: those rounds are short."""
+_ROUND_S = 75.0
+"""Kills at points go on for so long; then the runs are compared, and others begin."""
 _RANDOM_A_ROUND = 12
 
 
@@ -67,7 +66,7 @@ class Campaign:
             each.begin()
             left = {point: n for point, n in self._wanted.items() if n > 0}
             if left:
-                each.point_kills(left, _KILLS_A_ROUND[tenants])
+                each.point_kills(left, _ROUND_S)
                 self._wanted |= left
             if self._random_left > 0 and (not left or self.rounds % 3 == 0):
                 before = self.tally.random_kills

@@ -112,7 +112,7 @@ class Round:
             "the clients' first results",
         )
 
-    def point_kills(self, wanted: dict[str, int], kills_a_role: int) -> None:
+    def point_kills(self, wanted: dict[str, int], seconds: float) -> None:
         """Kill at points: those of each role one after the other, roles at the same time.
 
         `wanted`: kills still to be done, by point; it is counted down.
@@ -121,7 +121,7 @@ class Round:
         with ThreadPoolExecutor(len(roles)) as lanes:
             seeds = [self.rng.randrange(1 << 30) for _ in roles]
             for lane in [
-                lanes.submit(self._lane, role, wanted, kills_a_role, random.Random(seed))
+                lanes.submit(self._lane, role, wanted, seconds, random.Random(seed))
                 for role, seed in zip(roles, seeds, strict=True)
             ]:
                 lane.result()
@@ -158,9 +158,10 @@ class Round:
             else:
                 self._tally.ledger_steps += other.iterations
 
-    def _lane(self, role: str, wanted: dict[str, int], kills: int, rng: random.Random) -> None:
+    def _lane(self, role: str, wanted: dict[str, int], seconds: float, rng: random.Random) -> None:
         tried: set[str] = set()
-        while kills > 0 and not self._ends():
+        over_at = time.monotonic() + seconds
+        while time.monotonic() < over_at and not self._ends():
             left = [
                 point
                 for point, count in wanted.items()
@@ -175,7 +176,6 @@ class Round:
             point = rng.choice([point for point in left if wanted[point] == most])
             if self._kill_at(point):
                 wanted[point] -= 1
-                kills -= 1
             else:
                 tried.add(point)
                 self._tally.unreached[point] += 1

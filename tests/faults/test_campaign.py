@@ -31,7 +31,7 @@ def test_processes_that_die_where_something_is_written_lose_nothing(
         # The runs are compared after the last kill, so the same service can repeat them.
         each = Round(service, service, "one", 5, tally)
         each.begin()
-        each.point_kills(dict(_BOUNDARIES), 1)
+        each.point_kills(dict(_BOUNDARIES), 30)
         each.end()
     assert tally.failures == []
     assert tally.kills == _BOUNDARIES
