@@ -173,7 +173,7 @@ def _s3() -> Minio:
 @contextmanager
 def _object_store_errors(uri: str) -> Iterator[None]:
     import urllib3
-    from minio.error import S3Error
+    from minio.error import MinioException, S3Error
 
     try:
         yield
@@ -184,5 +184,9 @@ def _object_store_errors(uri: str) -> Iterator[None]:
         if code in _DENIED:
             raise BadConfiguration(f"{uri}: the object store refused the keys ({code})") from error
         raise TransientFailure(f"{uri}: the object store failed: {error}") from error
+    except MinioException as error:  # an answer that is none of S3: a proxy's page, say
+        raise TransientFailure(f"{uri}: the object store failed: {error}") from error
+    except ValueError as error:  # the client's word on names that no bucket can have
+        raise BadConfiguration(f"{uri}: {error}") from error
     except urllib3.exceptions.HTTPError as error:
         raise TransientFailure(f"{uri}: the object store can't be reached: {error}") from error
