@@ -5,6 +5,7 @@ that another process made; `TuftClient.execute_once` executes a step of a run at
 tokenizers come from the service.
 """
 
+from tuft_sdk.checkpoints import CheckpointInfo
 from tuft_sdk.client import INTERFACE, ServiceVersion, TuftClient, connect
 from tuft_sdk.errors import (
     ConfigurationError,
@@ -18,13 +19,14 @@ from tuft_sdk.errors import (
     translated,
 )
 from tuft_sdk.ledger import Attempt, Finished, Fresh, Resubmit, StepLedger, StepState
-from tuft_sdk.paths import checkpoint_path, sampler_path
+from tuft_sdk.paths import checkpoint_path, parse_path, sampler_path
 from tuft_sdk.runs import AttachedRun
 
 __all__ = [
     "INTERFACE",
     "AttachedRun",
     "Attempt",
+    "CheckpointInfo",
     "ConfigurationError",
     "Finished",
     "Fresh",
@@ -42,6 +44,7 @@ __all__ = [
     "TuftClient",
     "checkpoint_path",
     "connect",
+    "parse_path",
     "sampler_path",
     "translated",
 ]

@@ -7,9 +7,11 @@ import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
+from tuft_sdk.checkpoints import CheckpointInfo, download, look_up
 from tuft_sdk.errors import ConfigurationError, NotThere, translated
 from tuft_sdk.extension import ExtensionClient
 from tuft_sdk.ledger import TENANT_SCOPE, StepLedger
@@ -140,6 +142,31 @@ class TuftClient:
         except NotThere:
             return False
         return True
+
+    def checkpoint(self, path: str) -> CheckpointInfo:
+        """What a checkpoint or policy is made of.
+
+        Raises:
+            ConfigurationError: not a tinker:// path. NotThere: none is there, or not yours.
+        """
+        return look_up(self.extension, path)
+
+    def download(self, checkpoint: CheckpointInfo, name: str, into: Path) -> None:
+        """Write one of its files to `into`, with size and sha256 verified.
+
+        Raises:
+            NotThere: it has no such file, or is gone. Transient: what came is not what its
+                manifest says.
+        """
+        download(self.extension, checkpoint, name, into)
+
+    def base_model_of(self, run_id: str) -> str:
+        """The base model of a training run.
+
+        Raises:
+            NotThere: no such run, or not yours.
+        """
+        return str(self.extension.request("GET", f"training_runs/{run_id}").json()["base_model"])
 
     def attach(self, run_id: str) -> AttachedRun:
         """Become the one writer of a training run: older writers are refused from now on.

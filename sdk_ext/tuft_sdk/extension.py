@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
@@ -71,13 +72,41 @@ class ExtensionClient:
         Raises:
             SdkError: `Transient` after the deadline, else what the status and code mean.
         """
+        return self._retried(
+            method,
+            path,
+            lambda: self._http.request(
+                method, path, json=json, content=content, params=params, headers=headers
+            ),
+        )
+
+    def download(self, path: str, into: Path) -> None:
+        """Write the answer's body to a file, without holding it in memory.
+
+        Raises:
+            SdkError: as `request`.
+        """
+
+        def send() -> httpx.Response:
+            with self._http.stream("GET", path) as response:
+                if response.status_code >= 400:
+                    response.read()
+                else:
+                    with into.open("wb") as file:
+                        for piece in response.iter_bytes(1 << 20):
+                            file.write(piece)
+            return response
+
+        self._retried("GET", path, send)
+
+    def _retried(
+        self, method: str, path: str, send: Callable[[], httpx.Response]
+    ) -> httpx.Response:
         give_up_at = time.monotonic() + self._deadline_s
         pause = 0.25
         while True:
             try:
-                response = self._http.request(
-                    method, path, json=json, content=content, params=params, headers=headers
-                )
+                response = send()
             except httpx.TransportError as error:
                 failure: Exception = Transient(
                     f"{method} {self._http.base_url}{path}: no connection to the service: {error}"

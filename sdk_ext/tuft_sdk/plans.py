@@ -33,6 +33,15 @@ class ForwardBackward:
 
 
 @dataclass(frozen=True)
+class Forward:
+    """As ForwardBackward, without gradients: what the loss is, and nothing changes."""
+
+    data: Sequence[types.Datum]
+    loss_fn: types.LossFnType
+    loss_fn_config: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class OptimStep:
     adam: types.AdamParams
 
@@ -53,7 +62,7 @@ class SaveState:
     ttl_seconds: int | None = None
 
 
-Operation = ForwardBackward | OptimStep | SaveForSampler | SaveState
+Operation = ForwardBackward | Forward | OptimStep | SaveForSampler | SaveState
 
 
 @dataclass(frozen=True)
@@ -74,7 +83,7 @@ class Plan:
             if isinstance(operation, SaveForSampler | SaveState) and stages[-1]:
                 stages.append([])
             stages[-1].append(operation)
-            if not isinstance(operation, ForwardBackward):
+            if not isinstance(operation, ForwardBackward | Forward):
                 stages.append([])
         return [stage for stage in stages if stage]
 
@@ -112,7 +121,7 @@ class Plan:
 
 def _encode(operation: Operation) -> tuple[dict[str, Any], bytes]:
     match operation:
-        case ForwardBackward():
+        case ForwardBackward() | Forward():
             request = types.ForwardBackwardRequest(
                 forward_backward_input=types.ForwardBackwardInput(
                     data=list(operation.data),
@@ -123,7 +132,8 @@ def _encode(operation: Operation) -> tuple[dict[str, Any], bytes]:
                 seq_id=0,
             )
             blob = bytes(forward_backward_request_to_proto(request).SerializeToString())
-            return {"kind": "forward_backward", "size": len(blob)}, blob
+            kind = "forward" if isinstance(operation, Forward) else "forward_backward"
+            return {"kind": kind, "size": len(blob)}, blob
         case OptimStep():
             return {"kind": "optim_step", "adam": operation.adam.model_dump()}, b""
         case SaveForSampler():
@@ -139,7 +149,9 @@ def _saving(kind: str, operation: SaveForSampler | SaveState) -> dict[str, Any]:
 def _decode(entry: Mapping[str, Any], blob: bytes) -> Operation:
     match entry["kind"]:
         case "forward_backward":
-            return _decode_forward_backward(blob)
+            return ForwardBackward(*_decode_request(blob))
+        case "forward":
+            return Forward(*_decode_request(blob))
         case "optim_step":
             return OptimStep(adam=types.AdamParams(**entry["adam"]))
         case "save_for_sampler":
@@ -150,12 +162,14 @@ def _decode(entry: Mapping[str, Any], blob: bytes) -> Operation:
             raise SdkError(f"the recorded plan has an operation of unknown kind {other!r}")
 
 
-def _decode_forward_backward(blob: bytes) -> ForwardBackward:
+def _decode_request(
+    blob: bytes,
+) -> tuple[list[types.Datum], types.LossFnType, dict[str, float]]:
     message = pb.ForwardBackwardRequest.FromString(blob)
-    return ForwardBackward(
-        data=[_decode_datum(datum) for datum in message.data],
-        loss_fn=message.loss_fn,
-        loss_fn_config={name: value.number for name, value in message.loss_fn_config_v2.items()},
+    return (
+        [_decode_datum(datum) for datum in message.data],
+        message.loss_fn,
+        {name: value.number for name, value in message.loss_fn_config_v2.items()},
     )
 
 

@@ -29,7 +29,8 @@ class AttachedRun:
 
     Attributes:
         writer_epoch: the service refuses writers with an older one.
-        next_seq_id: the first seq_id that was free when this process attached.
+        next_seq_id: the first seq_id that no step of this process has taken; what is submitted
+            in other ways is not counted.
     """
 
     def __init__(
@@ -201,6 +202,8 @@ class AttachedRun:
                 )
                 self.ledger.record_attempt(step_key, len(attempts), again)
                 raise
+        # So that one attachment can execute one step after another.
+        self.next_seq_id = max(self.next_seq_id, attempt.first_seq_id + 1 + len(results))
         return results
 
     def _lost(self, step_key: str, error: LeaseLost) -> LeaseLost:
@@ -249,9 +252,13 @@ def run_stage(
 
 def submit(client: tinker.TrainingClient, operation: Operation) -> Any:
     """Submit one operation through the SDK; the future of its result."""
-    from tuft_sdk.plans import ForwardBackward, OptimStep, SaveForSampler, SaveState
+    from tuft_sdk.plans import Forward, ForwardBackward, OptimStep, SaveForSampler, SaveState
 
     match operation:
+        case Forward():
+            return client.forward(
+                list(operation.data), operation.loss_fn, dict(operation.loss_fn_config)
+            )
         case ForwardBackward():
             return client.forward_backward(
                 list(operation.data), operation.loss_fn, dict(operation.loss_fn_config)

@@ -19,7 +19,7 @@ from tuft_components.errors import BadConfiguration, exit_code_of
 from tuft_components.start_run.step import STEP as START_RUN
 from tuft_components.steps import load_step
 from tuft_components.trajectories import read_trajectories
-from tuft_sdk.plans import ForwardBackward, OptimStep, Plan, SaveForSampler
+from tuft_sdk.plans import Forward, ForwardBackward, OptimStep, Plan, SaveForSampler
 from tuft_sdk.runs import AttachedRun, run_stage
 
 KEY = "tml-local-dev-key"
@@ -142,10 +142,33 @@ def test_a_step_is_executed_once(
     result = first.execute_once("s", _plan, _conclude)
     second = tuft.attach(run_id)
     assert second.execute_once("s", _must_not_build, _conclude) == result
-    assert second.next_seq_id == first.next_seq_id + 5
+    assert second.next_seq_id == first.next_seq_id == 6
     np.testing.assert_array_equal(_logprobs(client, json.loads(result)[1]), applied_once)
     for run in (first, second):
         run.close()
+
+
+def test_one_attachment_executes_step_after_step(
+    run_id: str,
+    client: tinker.ServiceClient,
+    tuft: tuft_sdk.TuftClient,
+    applied_once: np.ndarray[Any, Any],
+) -> None:
+    """Also one that only measures, which changes nothing."""
+    run = tuft.attach(run_id)
+    measure = Plan([Forward([_datum()], "importance_sampling")])
+    losses = [
+        run.execute_once(key, lambda: measure, lambda _, done: str(done[0].metrics["loss:sum"]))
+        for key in ("before", "again")
+    ]
+    result = json.loads(run.execute_once("s", _plan, _conclude))
+    losses.append(
+        run.execute_once("after", lambda: measure, lambda _, done: str(done[0].metrics["loss:sum"]))
+    )
+    assert run.next_seq_id == 12
+    run.close()
+    assert losses[0] == losses[1] != losses[2]
+    np.testing.assert_array_equal(_logprobs(client, result[1]), applied_once)
 
 
 def _record(run: AttachedRun) -> Plan:

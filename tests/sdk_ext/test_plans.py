@@ -9,6 +9,7 @@ from tinker import types
 from tuft.contracts.wire import content_digest, decode_forward_backward
 from tuft_sdk import SdkError
 from tuft_sdk.plans import (
+    Forward,
     ForwardBackward,
     OptimStep,
     Plan,
@@ -45,6 +46,7 @@ def test_a_plan_survives_being_recorded() -> None:
             SaveForSampler("p-1", 3600),
             SaveState("c-1"),
             _forward_backward(),
+            Forward(_forward_backward().data, "cross_entropy"),
         ],
         {"rows": [1, 2], "x": 0.1},
     )

@@ -15,6 +15,7 @@ from tuft.api.routers import (
     checkpoints,
     client,
     extension,
+    files,
     futures,
     models,
     runs,
@@ -39,6 +40,7 @@ _ROUTERS = (
     checkpoints.router,
     service.router,
     extension.router,
+    files.router,
 )
 
 

@@ -19,6 +19,7 @@ import math
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
 
 from pydantic import ValidationError
 
@@ -147,6 +148,10 @@ class Checkpoints:
     def read_files(self, prefix: str, names: Iterable[str] | None = None) -> dict[str, bytes]:
         """The files alone; see `read`."""
         return self.read(prefix, names)[1]
+
+    def fetch(self, prefix: str, manifest: CheckpointManifest, name: str, path: Path) -> None:
+        """Write one of its files to `path`, not verified and not held in memory. Raises NotFound."""
+        self._objects.get_file(_place(prefix, manifest, name), path)
 
     def settings(self, prefix: str) -> CheckpointSettings:
         """What may change after the write. Raises as `manifest`."""

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from tests.service.api.checkpoints import write_checkpoint
 from tests.service.api.harness import MODEL, Api, config_of, ok, refused, serving
 from tuft import __version__
 
@@ -180,3 +181,33 @@ def test_a_tokenizer_that_changed(with_tokenizer: Api) -> None:
 def test_a_model_without_tokenizer_or_not_served(api: Api) -> None:
     refused(api.get(f"tuft/models/{MODEL}/tokenizer"), 404)
     assert MODEL in refused(api.get("tuft/models/other/tokenizer"))
+
+
+def test_a_checkpoint_is_looked_at_and_its_files_are_read(api: Api) -> None:
+    run_id = api.run()
+    record = write_checkpoint(api, run_id, "sampler_weights", "p", step_key="update/0")
+    seen = ok(api.get(f"tuft/checkpoints/{run_id}/sampler_weights/p"))
+    assert (seen["path"], seen["base_model"]) == (record.manifest.path, MODEL)
+    assert (seen["step"], seen["step_key"], seen["parent"]) == (3, "update/0", None)
+    assert seen["lora"]["rank"] == 8
+    assert seen["files"]["adapter_config.json"]["size"] == 2
+    answer = api.get(f"tuft/checkpoints/{run_id}/sampler_weights/p/files/adapter_model.safetensors")
+    assert (answer.status_code, answer.content) == (200, b"12345678")
+    place = f"tuft/checkpoints/{run_id}/sampler_weights/p"
+    refused(api.get(f"{place}/files/nothing"), 404)
+    refused(api.get(f"{place}/files/..%2Fmanifest.json"), 404)
+    refused(api.get(f"tuft/checkpoints/{run_id}/sampler_weights/q"), 404)
+    refused(api.get(f"tuft/checkpoints/{run_id}/nothing/p"), 400)
+    refused(api.get(place, **api.bob()), 404)
+    refused(api.get(f"{place}/files/adapter_config.json", **api.bob()), 404)
+    assert api.post(f"training_runs/{run_id}/checkpoints/sampler_weights/p/publish", {}).is_success
+    assert ok(api.get(place, **api.bob()))["files"] == seen["files"]
+
+
+def test_a_checkpoint_on_its_way_is_worth_another_try(api: Api) -> None:
+    """A policy is acknowledged before it is in the object store."""
+    run_id = api.run()
+    write_checkpoint(api, run_id, "sampler_weights", "p")
+    prefix = api.services.checkpoints.prefix_of(run_id, "sampler_weights", "p")
+    api.services.objects.delete(f"{prefix}/manifest.json")
+    refused(api.get(f"tuft/checkpoints/{run_id}/sampler_weights/p"), 503)
