@@ -1,0 +1,33 @@
+"""Manifests as YAML files: the same manifests give the same bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+HEADER = "# Made by `make generate` (python -m tuft_pipelines.argo): do not edit.\n"
+
+
+class _Dumper(yaml.SafeDumper):
+    """Without anchors: people read these files."""
+
+    def ignore_aliases(self, data: Any) -> bool:  # noqa: ARG002
+        return True
+
+
+def text_of(manifest: Mapping[str, Any]) -> str:
+    body = yaml.dump(dict(manifest), Dumper=_Dumper, sort_keys=False, width=100, allow_unicode=True)
+    return HEADER + body
+
+
+def write_manifests(folder: Path, manifests: Mapping[str, Mapping[str, Any]]) -> None:
+    """Write each to the file of its name, and remove other YAML files that were made so."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in folder.glob("*.yaml"):
+        if path.name not in manifests and path.read_text().startswith(HEADER):
+            path.unlink()
+    for name, manifest in manifests.items():
+        (folder / name).write_text(text_of(manifest))
