@@ -20,6 +20,7 @@ _KFP_TYPES: dict[type[Artifact], str] = {
     Html: "dsl.HTML",
     Markdown: "dsl.Markdown",
 }
+_LINE_LENGTH = 100
 _TEMPLATE = '''"""KFP faces of the step `{name}`, made from its contract.
 
 Do not edit: `make generate` writes it. KFP reads types at run time: no postponed annotations here.
@@ -78,11 +79,18 @@ def component_source(step: Step[Any, Any, Any]) -> str:
         imports="\nfrom typing import NamedTuple\n" if values else "",
         container_signature=_lines([*first, *outputs, *defaulted]),
         lightweight_signature=_lines([*first, *defaulted]),
-        returns=f'NamedTuple("Outputs", [{pairs}]):  # type: ignore[valid-type]'
-        if values
-        else "None:",
+        returns=_returned(pairs) if values else "None:",
         call=f"return {call}" if values else call,
     )
+
+
+def _returned(pairs: str) -> str:
+    """The lightweight face's values, in lines as ruff breaks them."""
+    ignored = "# type: ignore[valid-type]"
+    line = f'NamedTuple("Outputs", [{pairs}]):'
+    if len(") -> " + line) <= _LINE_LENGTH:
+        return f"{line}  {ignored}"
+    return f'NamedTuple(  {ignored}\n    "Outputs",\n    [{pairs}],\n):'
 
 
 def _shared_signature(step: Step[Any, Any, Any]) -> tuple[list[str], list[str]]:

@@ -49,8 +49,12 @@ class Work:
 
     def add(self, record: Record) -> None:
         """Keep a record; it replaces that of an earlier try of the same step."""
-        name = f"{record.iteration:06d}-{record.step}-{record.shard:04d}"
-        write_bytes(f"{self.uri}/records/{name}.json", record.model_dump_json().encode())
+        uri = self._record_uri(record.step, record.iteration, record.shard)
+        write_bytes(uri, record.model_dump_json().encode())
+
+    def has(self, step: str, iteration: int, shard: int = 0) -> bool:
+        """Whether that step left a record."""
+        return self._record_uri(step, iteration, shard) in list_uris(f"{self.uri}/records/")
 
     def records(self) -> list[Record]:
         """All that were kept, by iteration, step and shard.
@@ -69,6 +73,9 @@ class Work:
             found.append(record)
         return sorted(found, key=lambda record: (record.iteration, record.step, record.shard))
 
+    def _record_uri(self, step: str, iteration: int, shard: int) -> str:
+        return f"{self.uri}/records/{iteration:06d}-{step}-{shard:04d}.json"
+
 
 def keep_record(
     step: str,
@@ -85,7 +92,8 @@ def keep_record(
         return
     record = Record(
         step=step,
-        iteration=getattr(params, "iteration", 0),
+        # Segments of a loop are told apart by where they begin.
+        iteration=getattr(params, "iteration", getattr(params, "first_iteration", 0)),
         shard=getattr(params, "shard", 0),
         seconds=round(seconds, 3),
         finished_at=time.time(),

@@ -30,6 +30,17 @@ def rows_with_signal(rows: Sequence[BatchRow]) -> tuple[list[BatchRow], int]:
     return kept, dropped
 
 
+def episode_rewards(rows: Sequence[BatchRow]) -> list[float]:
+    """The reward of each episode; every row of an episode carries it."""
+    return list({(row.iteration, row.group_id, row.sample): row.reward for row in rows}.values())
+
+
+def mean_reward(rows: Sequence[BatchRow]) -> float:
+    """Of the episodes. All that decide by it take it from the batch, which holds float32."""
+    rewards = episode_rewards(rows)
+    return sum(rewards) / len(rewards)
+
+
 def datum_of(row: BatchRow) -> types.Datum:
     from tinker import types
 

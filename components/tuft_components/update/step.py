@@ -26,7 +26,12 @@ from tuft_components.steps import (
     TimeoutS,
     WorkUri,
 )
-from tuft_components.update.assembly import datum_of, rows_with_signal
+from tuft_components.update.assembly import (
+    datum_of,
+    episode_rewards,
+    mean_reward,
+    rows_with_signal,
+)
 
 if TYPE_CHECKING:
     from tuft_sdk.plans import Operation, Plan
@@ -117,6 +122,8 @@ def _plan(params: UpdateParams, rows: list[BatchRow], attached: tuft_sdk.Attache
         "policy": name,
         "completion_lengths": [len(row.completion_tokens) for row in kept],
         "metrics": {
+            "episodes": float(len(episode_rewards(rows))),
+            "mean_reward": mean_reward(rows),
             "rows": float(len(kept)),
             "tokens": float(sum(len(r.prompt_tokens) + len(r.completion_tokens) for r in kept)),
             "groups_dropped": float(dropped),
