@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -13,7 +14,7 @@ from tests.helpers.tiny_model import build_tokenizer
 from tuft_components.envs import make_environment
 from tuft_components.envs.base import Environment, Observation, StepResult
 from tuft_components.episodes import EpisodeSet, Sample, play
-from tuft_components.errors import BadConfiguration, BadData
+from tuft_components.errors import BadConfiguration, BadData, TransientFailure
 
 TOKENIZER = build_tokenizer()
 
@@ -74,7 +75,7 @@ class Counting:
             return list(self.messages)
 
 
-def _episodes(**changes: Any) -> EpisodeSet:
+def episode_set(**changes: Any) -> EpisodeSet:
     values: dict[str, Any] = {
         "env": "counting",
         "split": "train",
@@ -91,7 +92,7 @@ def _episodes(**changes: Any) -> EpisodeSet:
 
 async def test_one_request_for_a_group_of_one_turn() -> None:
     policy = Says([" a", " b"])
-    transitions = await play(policy, Counting(turns=1), TOKENIZER, _episodes())
+    transitions = await play(policy, Counting(turns=1), TOKENIZER, episode_set())
     assert [(t.group_id, t.sample, t.turn) for t in transitions] == [
         (0, 0, 0),
         (0, 1, 0),
@@ -110,7 +111,7 @@ async def test_one_request_for_a_group_of_one_turn() -> None:
 
 
 async def test_text_goes_behind_what_was_seen_and_said() -> None:
-    transitions = await play(Says([" x"]), Counting(), TOKENIZER, _episodes(groups=1))
+    transitions = await play(Says([" x"]), Counting(), TOKENIZER, episode_set(groups=1))
     episode = [t for t in transitions if t.sample == 1]
     assert [t.prompt_text for t in episode] == [
         "task 10:",
@@ -126,7 +127,7 @@ async def test_text_goes_behind_what_was_seen_and_said() -> None:
 
 async def test_messages_go_through_the_chat_template() -> None:
     policy = Says([" x"])
-    await play(policy, Counting(turns=2, chat=True), TOKENIZER, _episodes(groups=1))
+    await play(policy, Counting(turns=2, chat=True), TOKENIZER, episode_set(groups=1))
     assert policy.asked[0][0] == "<|start|>user\ntask 10:<|end|>\n<|start|>assistant\n"
     assert policy.asked[1][0] == (
         "<|start|>user\ntask 10:<|end|>\n<|start|>assistant\n x<|end|>\n"
@@ -137,36 +138,118 @@ async def test_messages_go_through_the_chat_template() -> None:
 async def test_every_request_has_its_own_seed() -> None:
     policy = Says([" x"])
     for iteration in (0, 1):
-        await play(policy, Counting(), TOKENIZER, _episodes(iteration=iteration))
+        await play(policy, Counting(), TOKENIZER, episode_set(iteration=iteration))
     seeds = [seed for _, _, seed in policy.asked]
     assert len(set(seeds)) == len(seeds) == 2 * (2 + 2 * 2 * 2)
     assert all(0 <= seed < 2**31 for seed in seeds)
     again = Says([" x"])
-    await play(again, Counting(), TOKENIZER, _episodes(iteration=0))
+    await play(again, Counting(), TOKENIZER, episode_set(iteration=0))
     assert sorted(seed for _, _, seed in again.asked) == sorted(seeds[:10])
 
 
 async def test_an_endless_episode_is_bad_data() -> None:
     with pytest.raises(BadData, match="not done after 5 turns"):
-        await play(Says([" x"]), Counting(turns=9), TOKENIZER, _episodes())
+        await play(Says([" x"]), Counting(turns=9), TOKENIZER, episode_set())
 
 
 async def test_a_group_that_begins_differently_is_bad_data() -> None:
     with pytest.raises(BadData, match="begin differently"):
-        await play(Says([" x"]), Counting(drift=True), TOKENIZER, _episodes())
+        await play(Says([" x"]), Counting(drift=True), TOKENIZER, episode_set())
 
 
 async def test_an_unknown_split_is_bad_configuration() -> None:
     environment: Environment = make_environment("second_word", {})
     with pytest.raises(BadConfiguration, match="no split 'x'"):
-        await play(Says([" x"]), environment, TOKENIZER, _episodes(split="x"))
+        await play(Says([" x"]), environment, TOKENIZER, episode_set(split="x"))
 
 
 async def test_an_older_policy_is_told() -> None:
     """Where rollouts overlap updates, the policy has fewer updates than its iteration has."""
     policy = Says([" a"])
     for version in (None, 1):
-        played = await play(policy, Counting(turns=1), TOKENIZER, _episodes(policy_version=version))
+        played = await play(
+            policy, Counting(turns=1), TOKENIZER, episode_set(policy_version=version)
+        )
         assert {t.policy_version for t in played} == {3 if version is None else version}
         assert {t.iteration for t in played} == {3}
     assert policy.asked[:2] == policy.asked[2:]  # the same tasks and seeds
+
+
+async def test_a_shard_plays_its_groups_with_the_numbers_of_the_whole() -> None:
+    whole = await play(Says([" a"]), Counting(turns=2), TOKENIZER, episode_set(groups=5))
+    shards = [
+        await play(
+            Says([" a"]), Counting(turns=2), TOKENIZER, episode_set(groups=5, shard=n, shards=2)
+        )
+        for n in range(2)
+    ]
+    assert {t.group_id for t in shards[1]} == {1, 3}
+    parts = sorted([*shards[0], *shards[1]], key=lambda t: (t.group_id, t.sample, t.turn))
+    assert parts == sorted(whole, key=lambda t: (t.group_id, t.sample, t.turn))
+
+
+class _Watched(Says):
+    """Notes how many groups are sampled for at once."""
+
+    now = most = 0
+
+    async def sample(
+        self, prompt: Sequence[int], count: int, *, seed: int, stop: Sequence[str]
+    ) -> list[Sample]:
+        self.now += 1
+        self.most = max(self.most, self.now)
+        await asyncio.sleep(0)
+        self.now -= 1
+        return await super().sample(prompt, count, seed=seed, stop=stop)
+
+
+@pytest.mark.parametrize(("concurrency", "groups"), [(1, 1), (2, 1), (5, 2), (100, 6)])
+async def test_groups_that_are_played_at_once(concurrency: int, groups: int) -> None:
+    policy = _Watched([" a"])
+    episodes = episode_set(groups=6, concurrency=concurrency)
+    await play(policy, Counting(turns=1), TOKENIZER, episodes)
+    assert policy.most == groups
+
+
+async def test_an_evaluations_seeds_are_the_same_in_all_iterations() -> None:
+    policy = Says([" x"])
+    for iteration in (0, 7):
+        await play(policy, Counting(), TOKENIZER, episode_set(iteration=iteration, sample_round=0))
+    assert sorted(policy.asked[:10]) == sorted(policy.asked[10:])
+
+
+class _Broken(Counting):
+    """Raises `error` in one of the three methods."""
+
+    def __init__(self, where: str, error: Exception) -> None:
+        super().__init__(turns=1)
+        self.where, self.error = where, error
+
+    def episode(self, *, split: str, seed: int, index: int) -> Counting.Episode:
+        episode = super().episode(split=split, seed=seed, index=index)
+
+        def broken(*_: object) -> None:
+            raise self.error
+
+        if self.where == "episode":
+            broken()
+        setattr(episode, self.where, broken)
+        return episode
+
+
+@pytest.mark.parametrize(
+    ("where", "error", "means", "says"),
+    [
+        ("episode", KeyError("x"), BadData, "in episode of group 0, raised KeyError: 'x'"),
+        ("episode", ValueError("bad split"), BadConfiguration, "^bad split$"),
+        ("initial_observation", OSError("gone"), BadData, "in initial_observation of .* gone"),
+        ("step", ZeroDivisionError("a/0"), BadData, r"environment counting, in step .* a/0 \(.*py"),
+        ("step", ConnectionResetError("reset"), TransientFailure, "raised ConnectionResetError"),
+        ("step", TransientFailure("the judge is away"), TransientFailure, "^the judge is away$"),
+    ],
+)  # fmt: skip
+async def test_what_an_environment_raises_is_told(
+    where: str, error: Exception, means: type[Exception], says: str
+) -> None:
+    with pytest.raises(means, match=says):
+        await play(Says([" x"]), _Broken(where, error), TOKENIZER, episode_set(groups=1))

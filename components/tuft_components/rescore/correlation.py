@@ -10,11 +10,17 @@ Doubles = npt.NDArray[np.float64]
 
 def pearson(x: Doubles, y: Doubles) -> float | None:
     """Linear correlation, from -1 to 1; None where one side is constant."""
-    if len(x) < 2 or np.ptp(x) == 0 or np.ptp(y) == 0:
+    if x.min() == x.max() or y.min() == y.max():
         return None
-    x, y = x - x.mean(), y - y.mean()
-    # Each is scaled on its own: tiny rewards must not underflow in a product.
-    return float(np.clip((x / np.linalg.norm(x)) @ (y / np.linalg.norm(y)), -1.0, 1.0))
+    x, y = _centred(x), _centred(y)
+    return float(np.clip(x @ y / (np.linalg.norm(x) * np.linalg.norm(y)), -1.0, 1.0))
+
+
+def _centred(values: Doubles) -> Doubles:
+    """Around 0 and of size 1, so that no square overflows or vanishes."""
+    values = values / np.abs(values).max()
+    values = values - values.mean()
+    return np.asarray(values / np.abs(values).max(), dtype=np.float64)
 
 
 def spearman(x: Doubles, y: Doubles) -> float | None:
