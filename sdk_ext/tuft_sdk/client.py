@@ -125,6 +125,18 @@ class TuftClient:
         answer = self.extension.request("GET", "get_server_capabilities").json()
         return [str(entry["model_name"]) for entry in answer["supported_models"]]
 
+    def context_length(self, model_name: str) -> int:
+        """How many tokens a served base model takes.
+
+        Raises:
+            NotThere: the service does not serve it.
+        """
+        answer = self.extension.request("GET", "get_server_capabilities").json()
+        for entry in answer["supported_models"]:
+            if entry["model_name"] == model_name:
+                return int(entry["max_context_length"])
+        raise NotThere(f"the service does not serve {model_name!r}")
+
     def tokenizer(self, model_name: str) -> PreTrainedTokenizerBase:
         """The tokenizer of a served base model, fetched from the service and cached."""
         return load_tokenizer(fetch_tokenizer(self.extension, self.base_url, model_name))
