@@ -18,7 +18,7 @@ from tuft_components.errors import BadConfiguration, ExitCode, exit_code_of
 from tuft_components.kfp_faces import run_container
 from tuft_components.processes import enter_step_process
 from tuft_components.steps import STEP_NAMES, Contract, Step, load_step
-from tuft_components.termination import leave_last_words, trace_of_user_code
+from tuft_components.termination import leave_last_words
 
 
 class _Parser(argparse.ArgumentParser):
@@ -38,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         code = exit_code_of(error)
         if code is None:
             raise  # a bug: with its traceback, exit code 1
-        print(f"{trace_of_user_code(error)}tuft-step: {error}", file=sys.stderr)
+        print(f"tuft-step: {error}", file=sys.stderr)
         return int(code)
     if outputs is not None:
         print(outputs.model_dump_json())

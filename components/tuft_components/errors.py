@@ -5,10 +5,7 @@ A workflow engine retries on 75 and on nothing else.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from enum import IntEnum
-from traceback import extract_tb
 
 import tuft_sdk
 
@@ -35,10 +32,6 @@ class BadData(StepError):
     exit_code = ExitCode.BAD_DATA
 
 
-class UserCodeFailed(BadData):
-    """An environment or reward raised; its traceback is shown with the message."""
-
-
 class BadConfiguration(StepError):
     exit_code = ExitCode.BAD_CONFIGURATION
 
@@ -63,23 +56,3 @@ def exit_code_of(error: BaseException) -> ExitCode | None:
         if isinstance(error, kind):
             return code
     return None
-
-
-@contextmanager
-def users_code(what: str) -> Iterator[None]:
-    """What a user's code raises in the block is theirs to mend: it is said which and where.
-
-    Errors of steps and of the SDK go through as they are: a reward may ask the service.
-
-    Raises:
-        UserCodeFailed: the block raised something else.
-    """
-    try:
-        yield
-    except Exception as error:
-        if exit_code_of(error) is not None:
-            raise
-        frame = extract_tb(error.__traceback__)[-1]
-        raise UserCodeFailed(
-            f"{what} raised {type(error).__name__}: {error} ({frame.filename}, line {frame.lineno})"
-        ) from error

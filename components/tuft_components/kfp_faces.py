@@ -18,7 +18,7 @@ from typing import Any
 from tuft_components.errors import BadConfiguration, exit_code_of
 from tuft_components.processes import enter_step_process
 from tuft_components.steps import Artifact, Contract, Step, load_step
-from tuft_components.termination import last_words, leave_last_words, trace_of_user_code
+from tuft_components.termination import last_words, leave_last_words
 
 # The launcher mounts, or copies, an object under this local path.
 _LOCAL_ROOTS = {"s3://": "/s3/", "minio://": "/minio/", "gs://": "/gcs/", "file://": ""}
@@ -98,7 +98,7 @@ def run_lightweight(name: str, arguments: Mapping[str, Any]) -> tuple[Any, ...]:
         leave_last_words(name, error)
         if exit_code_of(error) is None:
             raise  # a bug: KFP shows the traceback
-        raise SystemExit(f"{trace_of_user_code(error)}{last_words(name, error)}") from error
+        raise SystemExit(last_words(name, error)) from error
 
 
 def _run_lightweight(step: Step[Any, Any, Any], arguments: Mapping[str, Any]) -> tuple[Any, ...]:

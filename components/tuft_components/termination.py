@@ -11,7 +11,7 @@ import sys
 import traceback
 from pathlib import Path
 
-from tuft_components.errors import UserCodeFailed, exit_code_of
+from tuft_components.errors import exit_code_of
 
 BUG_EXIT_CODE = 1
 _DEFAULT_LOG = "/dev/termination-log"
@@ -47,10 +47,3 @@ def leave_last_words(step: str, error: BaseException) -> None:
     except OSError as failure:
         # The step's own error matters more, and goes to stderr in any case.
         sys.stderr.write(f"can't write {path}: {failure}\n")
-
-
-def trace_of_user_code(error: BaseException) -> str:
-    """The traceback of what an environment or reward raised, from the user's first line on."""
-    if not isinstance(error, UserCodeFailed) or error.__cause__ is None:
-        return ""
-    return "".join(traceback.format_exception(error.__cause__))
