@@ -58,8 +58,9 @@ def test_a_face_has_the_contract_of_its_step(name: str, face: str, tmp_path: Pat
     artifacts = outputs.get("artifacts", {})
     assert set(artifacts) == set(kinds) - values
     for output, definition in artifacts.items():
-        kind = "Dataset" if kinds[output] == "artifact" else "Metrics"
-        assert definition["artifactType"]["schemaTitle"] == f"system.{kind}"
+        kind = step.output_type(output).__name__ if kinds[output] == "artifact" else "Metrics"
+        title = {"Html": "system.HTML"}.get(kind, f"system.{kind}")
+        assert definition["artifactType"]["schemaTitle"] == title
 
 
 @pytest.mark.parametrize("name", STEP_NAMES)
