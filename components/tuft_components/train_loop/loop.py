@@ -140,11 +140,13 @@ class Loop:
         )
         reward = mean_reward(read_batch(judged.batch.uri))
         last = number + 1 == plan.end or reward >= plan.stop_at_reward
+        # A loop that goes on where one ended saves another checkpoint under its name.
+        name = f"{plan.checkpoint_name}-{number + 1:06d}" if last and plan.checkpoint_name else ""
         updated = UPDATE.execute(
             {
                 **plan.update,
                 "iteration": number,
-                "checkpoint_name": plan.checkpoint_name if last else "",
+                "checkpoint_name": name,
             },
             {"batch": judged.batch.uri},
             {},

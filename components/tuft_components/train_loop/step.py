@@ -76,8 +76,8 @@ class LoopParams(Contract):
     )
     checkpoint_name: str = Field(
         default="",
-        description="Save weights and optimizer after the last iteration under this name. "
-        "Empty: no.",
+        description="Also save weights and optimizer after the last iteration, as NAME-NNNNNN with "
+        "the number of updates. Empty: no.",
     )
     work_uri: WorkUri = ""
     timeout_s: TimeoutS = 3600.0
