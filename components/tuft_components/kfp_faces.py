@@ -22,6 +22,7 @@ from tuft_components.termination import last_words, leave_last_words
 
 # The launcher mounts, or copies, an object under this local path.
 _LOCAL_ROOTS = {"s3://": "/s3/", "minio://": "/minio/", "gs://": "/gcs/", "file://": ""}
+_KFPS_OWN = "pipelinechannel--"
 
 
 def steps_image() -> str:
@@ -51,7 +52,12 @@ def run_container(step: Step[Any, Any, Any], executor_input: str) -> Contract:
         request = json.loads(executor_input)
         given = request.get("inputs", {})
         wanted = request["outputs"]
-        params = given.get("parameterValues", {})
+        # KFP adds what it puts into texts and lists of other parameters.
+        params = {
+            name: value
+            for name, value in given.get("parameterValues", {}).items()
+            if not name.startswith(_KFPS_OWN)
+        }
         inputs = {
             name: _only(entry)["uri"]
             for name, entry in given.get("artifacts", {}).items()

@@ -109,7 +109,11 @@ def test_a_container_reads_executor_input_and_writes_executor_output(
 ) -> None:
     request = {
         "inputs": {
-            "parameterValues": {"reward": "exact_match", "advantage": "grpo_no_std"},
+            "parameterValues": {
+                "reward": "exact_match",
+                "advantage": "grpo_no_std",
+                "pipelinechannel--rollout-uri": "put into another parameter by KFP",
+            },
             "artifacts": {"trajectories": {"artifacts": [{"uri": str(trajectories)}]}},
         },
         "outputs": {
