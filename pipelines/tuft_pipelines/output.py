@@ -39,11 +39,10 @@ class OutputFolder:
             file.unlink(missing_ok=True)
 
     def write(self, history: History) -> list[Path]:
-        """History always; picture and report where matplotlib is installed. Returns the files."""
+        """History and report always; a picture where matplotlib is installed. Returns the files."""
         self.history_file.write_text(json.dumps(asdict(history), indent=1))
+        self.report_file.write_text(render_page(history))
         if find_spec("matplotlib") is None:
-            return [self.history_file]
-        picture = draw_curve(history)
-        self.picture_file.write_bytes(picture)
-        self.report_file.write_text(render_page(history, picture))
+            return [self.history_file, self.report_file]
+        self.picture_file.write_bytes(draw_curve(history))
         return [self.history_file, self.picture_file, self.report_file]

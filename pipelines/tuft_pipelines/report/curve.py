@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from io import BytesIO
 
-from tuft_pipelines.report.history import History
+from tuft_components.report.history import History
 
 _TRAINING, _HELD_OUT, _GRID = "#2563eb", "#ea580c", "#e5e7eb"
 

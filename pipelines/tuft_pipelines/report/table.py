@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tuft_pipelines.report.history import Evaluation, History
+from tuft_components.report.history import Evaluation, History
 
 _BAR_WIDTH = 30
 _EIGHTHS = " ▏▎▍▌▋▊▉"

@@ -31,7 +31,7 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class History:
-    """A finished pipeline. `facts` are shown as they are: model, run, checkpoint and so on."""
+    """A pipeline run so far. `facts` are shown as they are: model, run, checkpoint and so on."""
 
     title: str
     iterations: list[Iteration]
