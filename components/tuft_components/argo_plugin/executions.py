@@ -20,6 +20,7 @@ log = logging.getLogger(__name__)
 
 _FIRST_REQUEUE_S = 5
 _LAST_REQUEUE_S = 30
+_LONGEST_BACKOFF_S = 60.0
 
 
 class Stopping(Exception):
@@ -42,9 +43,6 @@ class Limits:
     """How long the result of a step that succeeded is kept."""
     most: int = 1000
     """Executions under way and results kept, together."""
-
-
-_LONGEST_BACKOFF_S = 60.0
 
 
 @dataclass(eq=False)
@@ -76,6 +74,8 @@ class Executions:
         Raises:
             Stopping: the process is about to end.
         """
+        if self._stopping.is_set():
+            raise Stopping
         self._forget_old()
         execution = self._by_key.get(call.key)
         if execution is None:
@@ -105,8 +105,6 @@ class Executions:
         return execution
 
     async def _wait_for(self, task: asyncio.Task[Outcome]) -> None:
-        if self._stopping.is_set():
-            raise Stopping
         stopping = asyncio.create_task(self._stopping.wait())
         try:
             await asyncio.wait(
