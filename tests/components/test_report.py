@@ -20,7 +20,8 @@ from tuft_components.report.history import Evaluation, History, Iteration
 from tuft_components.report.page import render_page
 from tuft_components.report.records import StepTimes, history_of
 from tuft_components.report.step import STEP
-from tuft_components.report.transcripts import Transcript, Turn, spread
+from tuft_components.report.transcripts import Transcript, spread
+from tuft_components.turns import Turn
 from tuft_components.work import Record, Work
 
 HISTORY = History(

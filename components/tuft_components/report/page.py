@@ -12,7 +12,8 @@ from html import escape
 from tuft_components.report.charts import Series, chart, number_text, reward_chart
 from tuft_components.report.history import Evaluation, History, Iteration
 from tuft_components.report.records import StepTimes
-from tuft_components.report.transcripts import Transcript, Turn
+from tuft_components.report.transcripts import Transcript
+from tuft_components.turns import Turn, shortened
 
 _STYLE = """
 :root { color-scheme: light; }
@@ -167,16 +168,9 @@ def _transcript(transcript: Transcript, longest: int) -> str:
 def _turn(turn: Turn, longest: int) -> str:
     cut = " <small>(cut off at the token limit)</small>" if turn.stop_reason == "length" else ""
     return (
-        f"<pre>{_text(_shortened(turn.seen, longest))}</pre>"
-        f'<pre class="said">{_text(_shortened(turn.said, longest))}</pre>{cut}'
+        f"<pre>{_text(shortened(turn.seen, longest))}</pre>"
+        f'<pre class="said">{_text(shortened(turn.said, longest))}</pre>{cut}'
     )
-
-
-def _shortened(text: str, longest: int) -> str:
-    if len(text) <= longest:
-        return text
-    half = longest // 2
-    return f"{text[:half]}\n… {len(text) - 2 * half} letters …\n{text[-half:]}"
 
 
 def _times(times: Sequence[StepTimes]) -> str:

@@ -11,21 +11,13 @@ from typing import TypeVar
 from tuft_components.artifacts import list_uris
 from tuft_components.batches import read_batch
 from tuft_components.errors import BadData
-from tuft_components.trajectories import Trajectory, read_trajectories
+from tuft_components.trajectories import read_trajectories
+from tuft_components.turns import Turn, turns_of
 from tuft_components.work import Record
 
 _ITERATIONS = 4
 Item = TypeVar("Item")
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Turn:
-    """`seen` is what came since the policy's last words."""
-
-    seen: str
-    said: str
-    stop_reason: str
 
 
 @dataclass(frozen=True)
@@ -88,20 +80,10 @@ def _of_group(
             where=f"{where}, group {one.key[1]}, sample {one.key[2]}",
             reward=rewards.get(one.key, sum(turn.env_reward for turn in one.transitions)),
             judged=one.key in rewards,
-            turns=_turns(one),
+            turns=turns_of(one),
         )
         for one in read_trajectories(file)
     ]
     best = max(episodes, key=lambda one: one.reward)
     worst = min(episodes, key=lambda one: one.reward)
     return [best] if best is worst else [best, worst]
-
-
-def _turns(trajectory: Trajectory) -> list[Turn]:
-    turns, before = [], ""
-    for turn in trajectory.transitions:
-        # Messages are formatted anew each turn, so that the text need not go on as it was.
-        seen = turn.prompt_text.removeprefix(before)
-        turns.append(Turn(seen, turn.completion_text, turn.stop_reason))
-        before = turn.prompt_text + turn.completion_text
-    return turns

@@ -32,6 +32,7 @@ RewardFunction = Callable[[Trajectory], float]
 REWARDS: dict[str, str] = {
     "env": "tuft_components.rewards.env:env_reward",
     "exact_match": "tuft_components.rewards.exact_match:exact_match",
+    "judge": "tuft_components.rewards.judge:Judge",
 }
 
 
