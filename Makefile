@@ -84,6 +84,7 @@ faults: $(STAMP)
 generate: $(STAMP)
 	@$(BIN)/python -m tuft_components.component_files
 	@$(BIN)/python -m tuft_components.argo_plugin.manifest
+	@$(BIN)/python -m tuft_pipelines.argo
 
 check: $(STAMP)
 	@$(BIN)/ruff check .

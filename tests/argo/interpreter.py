@@ -326,7 +326,8 @@ class _Children:
             self._scope[f"{prefix}.status"] = node.phase
             for output, text in node.outputs.items():
                 self._scope[f"{prefix}.outputs.parameters.{output}"] = text
-            if node.failed and not call.get("continueOn", {}).get("failed"):
+            tolerated = call.get("continueOn", {})
+            if node.failed and not tolerated.get(node.phase.lower()):
                 bad = bad or node
         return bad
 
@@ -334,12 +335,14 @@ class _Children:
         if failed is not None:
             return Node(self._name, failed.phase, failed.message, children=self._nodes)
         outputs = {}
+        # Argo puts the workflow's arguments into `{{…}}`, and not into an expression's names.
+        seen = {name: text for name, text in self._scope.items() if name not in self._outer}
         for entry in self._template.get("outputs", {}).get("parameters", []):
             source = entry["valueFrom"]
             if "parameter" in source:
                 outputs[entry["name"]] = resolved(source["parameter"], self._scope)
             else:
-                outputs[entry["name"]] = expression_text(source["expression"], self._scope)
+                outputs[entry["name"]] = expression_text(source["expression"], seen)
         return Node(self._name, "Succeeded", outputs=outputs, children=self._nodes)
 
 

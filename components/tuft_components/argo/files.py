@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import yaml
 
 HEADER = "# Made by `make generate` (python -m tuft_pipelines.argo): do not edit.\n"
+_LIKE_A_NUMBER = re.compile(r"[-+.]?\d[\d_.eE+-]*")
 
 
 class _Dumper(yaml.SafeDumper):
@@ -16,6 +18,15 @@ class _Dumper(yaml.SafeDumper):
 
     def ignore_aliases(self, data: Any) -> bool:  # noqa: ARG002
         return True
+
+
+def _text(dumper: _Dumper, text: str) -> yaml.ScalarNode:
+    # PyYAML reads `1e30` as a text and writes it as one; Kubernetes reads a number there.
+    style = "'" if _LIKE_A_NUMBER.fullmatch(text) else None
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
+
+
+_Dumper.add_representer(str, _text)
 
 
 def text_of(manifest: Mapping[str, Any]) -> str:

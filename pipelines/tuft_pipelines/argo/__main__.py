@@ -1,0 +1,28 @@
+"""`python -m tuft_pipelines.argo`: write the manifests for Argo.
+
+python -m tuft_pipelines.argo --profile profile.yaml --output argo/
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from tuft_components.argo.files import write_manifests
+from tuft_components.profile import Profile
+from tuft_pipelines.argo import manifests
+
+COMMITTED = Path(__file__).parents[3] / "manifests" / "argo"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m tuft_pipelines.argo", description=__doc__)
+    parser.add_argument("--profile", type=Path, metavar="FILE", help="settings of your cluster")
+    parser.add_argument("--output", type=Path, default=COMMITTED, metavar="DIR", help="%(default)s")
+    options = parser.parse_args()
+    profile = Profile.load(options.profile) if options.profile else Profile()
+    write_manifests(options.output, manifests(profile))
+
+
+if __name__ == "__main__":
+    main()
