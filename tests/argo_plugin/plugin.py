@@ -128,6 +128,8 @@ def running_plugin(
         process.kill()
         process.wait(10)
         reader.join(5)
+        assert process.stderr is not None
+        process.stderr.close()
 
 
 def _read(process: subprocess.Popen[str], into: list[str]) -> None:

@@ -86,6 +86,21 @@ def test_a_service_that_is_away_is_tried_again_once_for_all_who_ask(plugin: Plug
     assert "no connection to the service" in nodes[0]["message"]
 
 
+def test_a_step_that_is_killed_is_tried_again(plugin: Plugin) -> None:
+    before = plugin.tries()
+    with ThreadPoolExecutor(1) as pool:
+        asking = pool.submit(
+            plugin.until_done, request(from_library("start-run", timeout_s=60), uid="killed")
+        )
+        for number in (1, 2):
+            wait_until(lambda n=number: plugin.tries() == before + n and plugin.steps(), 30)  # type: ignore[misc]
+            plugin.steps()[0].kill()
+        node = asking.result()
+    assert node["phase"] == "Error"
+    assert node["outputs"] == {"exitCode": "137"}  # as a pod that was killed for its memory
+    assert "failed 2 times, at last: the step was killed by signal 9" in node["message"]
+
+
 def test_a_plugin_that_is_killed_takes_its_steps_along_and_the_next_begins_again(
     tmp_path: Path,
 ) -> None:

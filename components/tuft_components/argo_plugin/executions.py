@@ -79,7 +79,7 @@ class Executions:
         self._forget_old()
         execution = self._by_key.get(call.key)
         if execution is None:
-            if len(self._by_key) >= self._limits.most:
+            if not self._make_room():
                 return Reply("Pending", "the plugin has no room yet", {}, requeue_s=_LAST_REQUEUE_S)
             execution = self._start(call)
         await self._wait_for(execution.task)
@@ -160,13 +160,19 @@ class Executions:
             del self._by_key[execution.call.key]
 
     def _forget_old(self) -> None:
-        """Results that are too old; and where there is no room, the oldest."""
-        done = sorted(
-            (item for item in self._by_key.values() if item.task.done()),
-            key=lambda item: item.finished_at,
-        )
-        crowded = len(self._by_key) - self._limits.most + 1
         oldest = time.monotonic() - self._limits.keep_s
-        for number, execution in enumerate(done):
-            if number < crowded or execution.finished_at < oldest:
+        for execution in self._done():
+            if execution.finished_at < oldest:
                 self._forget(execution)
+
+    def _make_room(self) -> bool:
+        """For one more execution, by forgetting the oldest result. Whether there is room."""
+        if len(self._by_key) >= self._limits.most:
+            for execution in self._done()[:1]:
+                self._forget(execution)
+        return len(self._by_key) < self._limits.most
+
+    def _done(self) -> list[_Execution]:
+        """The oldest first."""
+        done = [execution for execution in self._by_key.values() if execution.task.done()]
+        return sorted(done, key=lambda execution: execution.finished_at)
