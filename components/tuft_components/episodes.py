@@ -73,6 +73,10 @@ class EpisodeSet:
                 f"shard {self.shard} of {self.shards}: shards are numbered from 0 on"
             )
 
+    def version(self) -> int:
+        """Updates behind the policy."""
+        return self.iteration if self.policy_version is None else self.policy_version
+
     def group_ids(self) -> range:
         """Of this shard; the numbers are those of the whole set."""
         return range(self.shard, self.groups, self.shards)
@@ -193,7 +197,7 @@ class _Group:
                     turn=turn,
                     env=self._set.env,
                     policy=self._set.policy_name,
-                    policy_version=_else(self._set.policy_version, self._set.iteration),
+                    policy_version=self._set.version(),
                     prompt_tokens=prompt,
                     completion_tokens=list(sample.tokens),
                     logprobs=list(sample.logprobs),
@@ -235,10 +239,6 @@ class _Group:
     def _sampling_seed(self, *, turn: int, sample: int) -> int:
         """31 bits that differ for every request of every round."""
         s = self._set
-        sample_round = _else(s.sample_round, s.iteration)
+        sample_round = s.iteration if s.sample_round is None else s.sample_round
         text = f"{s.split}/{s.seed}/{sample_round}/{s.first_index + self._group_id}/{turn}/{sample}"
         return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big") >> 1
-
-
-def _else(value: int | None, default: int) -> int:
-    return default if value is None else value

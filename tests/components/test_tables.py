@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from html import unescape
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ import pytest
 from tests.components.samples import ROW, TRANSITION, row, transition
 from tuft_components.batches import BATCH, read_batch, write_batch
 from tuft_components.errors import BadData
-from tuft_components.tables import read_table, write_table
+from tuft_components.tables import TableSchema, read_table, write_table
 from tuft_components.trajectories import TRAJECTORIES, read_trajectories, write_trajectories
 
 
@@ -42,6 +44,22 @@ def test_the_schema_is_named_in_the_file(tmp_path: Path) -> None:
     metadata = pq.read_schema(uri).metadata
     assert metadata[b"tuft.schema"] == b"tuft.trajectories/2"
     assert metadata[b"tuft.policy"] == b"p"
+
+
+@pytest.mark.parametrize("schema", [TRAJECTORIES, BATCH], ids=lambda schema: schema.name)
+def test_the_schema_is_documented(schema: TableSchema) -> None:
+    text = (Path(__file__).parents[2] / "docs" / "data.md").read_text()
+    section = text.split(f"\n## {schema.name}\n")[1].split("\n## ")[0]
+    rows = re.findall(r"^\| `(\w+)` \| (\S+) \|", section, re.MULTILINE)
+    described = [(name, unescape(kind)) for name, kind in rows]
+    columns = [(field.name, str(field.type).replace("item: ", "")) for field in schema.columns]
+    assert described == columns
+
+
+def test_a_folder_whose_name_is_like_a_column_adds_none(tmp_path: Path) -> None:
+    uri = str(tmp_path / "seed=1" / "t.parquet")
+    write_trajectories(uri, [TRANSITION], {})
+    assert read_trajectories(uri)[0].transitions == [TRANSITION]
 
 
 def test_a_batch_survives_and_is_ordered(tmp_path: Path) -> None:
@@ -118,6 +136,13 @@ def test_episodes_must_be_whole(tmp_path: Path, turns: list[int]) -> None:
     uri = str(tmp_path / "t.parquet")
     write_trajectories(uri, [transition(turn=turn) for turn in turns], {})
     with pytest.raises(BadData, match="each turn from 0 on must be there once"):
+        read_trajectories(uri)
+
+
+def test_logprobs_are_finite(tmp_path: Path) -> None:
+    uri = str(tmp_path / "t.parquet")
+    write_trajectories(uri, [transition(sample=2, logprobs=[-1.0, float("nan")])], {})
+    with pytest.raises(BadData, match="group 0 sample 2 has a logprob that is not finite"):
         read_trajectories(uri)
 
 

@@ -70,7 +70,8 @@ def run(params: RolloutParams, inputs: NoInputs, locations: Locations) -> Rollou
     # First of all, so that an environment that imports torch finds it (see `processes`).
     environment = make_environment(params.env, params.env_args)
     sampling = Sampling(params.max_tokens, params.temperature, params.timeout_s)
-    played = play_with_service(environment, _episodes(params), sampling, _kept(params))
+    episodes = _episodes(params)
+    played = play_with_service(environment, episodes, sampling, _kept(params, episodes))
     metadata = {"env": params.env, "split": params.split, "policy": params.policy}
     return RolloutOutputs(
         trajectories=write_trajectories(locations["trajectories"], played.transitions, metadata),
@@ -97,7 +98,7 @@ def _episodes(params: RolloutParams) -> EpisodeSet:
     )
 
 
-def _kept(params: RolloutParams) -> KeptEpisodes | None:
+def _kept(params: RolloutParams, episodes: EpisodeSet) -> KeptEpisodes | None:
     if not params.work_uri:
         return None
     # Where and how fast it is played decides nothing; that `groups` decides the tasks is in
@@ -110,7 +111,8 @@ def _kept(params: RolloutParams) -> KeptEpisodes | None:
         shards=params.shards,
         decided_by={
             **params.model_dump(exclude=other),
-            "first_index": params.iteration * params.groups,
+            "policy_version": episodes.version(),
+            "first_index": episodes.first_index,
         },
     )
 
