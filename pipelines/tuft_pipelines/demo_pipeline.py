@@ -4,7 +4,6 @@ KFP has no loops over a changing policy, so that the iterations are unrolled whe
 is built: fine for N of 20 or fewer. KFP reads types at run time: no postponed annotations here.
 """
 
-from collections.abc import Callable
 from typing import Any
 
 from kfp import dsl
@@ -73,19 +72,19 @@ def build_demo(faces: Faces, iterations: int = ITERATIONS) -> Any:
         build = _Builder(faces)
         start = build.task(
             TaskNames.START,
-            faces.start_run,
+            "start_run",
             base_model=base_model,
             lora_rank=lora_rank,
             seed=seed,
             step_key=dsl.PIPELINE_JOB_ID_PLACEHOLDER,
         )
         policy = start.outputs["policy"]
-        build.task(TaskNames.BEFORE, faces.evaluate, policy=policy, **evaluation)
+        build.task(TaskNames.BEFORE, "evaluate", policy=policy, **evaluation)
         for number in range(1, iterations + 1):
             batch = build.batch(number, policy, reward, rollouts)
             updated = build.task(
                 TaskNames.update(number),
-                faces.update,
+                "update",
                 run_id=start.outputs["run_id"],
                 batch=batch,
                 learning_rate=learning_rate,
@@ -93,7 +92,7 @@ def build_demo(faces: Faces, iterations: int = ITERATIONS) -> Any:
                 checkpoint_name=CHECKPOINT_NAME if number == iterations else "",
             )
             policy = updated.outputs["policy"]
-        build.task(TaskNames.AFTER, faces.evaluate, policy=policy, **evaluation)
+        build.task(TaskNames.AFTER, "evaluate", policy=policy, **evaluation)
 
     return demo
 
@@ -109,9 +108,9 @@ class _Builder:
         self._faces = faces
         self._before: Any = None
 
-    def task(self, name: str, component: Callable[..., Any], **arguments: Any) -> Any:
-        task = component(**arguments)
-        self._faces.configure(task)
+    def task(self, name: str, step: str, **arguments: Any) -> Any:
+        task = self._faces.component(step)(**arguments)
+        self._faces.configure(step, task)
         if self._before is not None:
             task.after(self._before)
         self._before = task
@@ -121,14 +120,14 @@ class _Builder:
         """Rollout and feedback of an iteration: the batch that its update trains on."""
         rolled = self.task(
             TaskNames.rollout(number),
-            self._faces.rollout,
+            "rollout",
             policy=policy,
             iteration=number - 1,
             **rollouts,
         )
         judged = self.task(
             TaskNames.feedback(number),
-            self._faces.feedback,
+            "feedback",
             trajectories=rolled.outputs["trajectories"],
             reward=reward,
         )

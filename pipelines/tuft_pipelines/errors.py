@@ -17,3 +17,7 @@ class ServiceFailed(Exception):
 
 class DemoFailed(Exception):
     """The pipeline failed, or the reward is not what the demo promises."""
+
+
+class RemoteFailed(Exception):
+    """The server on the cluster can't be reached, or failed."""

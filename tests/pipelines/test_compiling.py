@@ -15,16 +15,40 @@ from google.protobuf import json_format
 from kfp.kubernetes import kubernetes_executor_config_pb2
 from kfp.pipeline_spec import pipeline_spec_pb2
 
+from tuft_components.profile import Profile, SecretKey, StepSettings, Toleration
 from tuft_pipelines.compiling import compile_pipeline
 from tuft_pipelines.demo_pipeline import build_demo
 from tuft_pipelines.errors import WrongArgument
 from tuft_pipelines.faces import container_faces, local_faces
 
+CLIENT = ("TINKER_BASE_URL", "TINKER_API_KEY")
+PROFILE = Profile(
+    image="registry/steps:7",
+    image_pull_policy="Always",
+    image_pull_secrets=("registry-key",),
+    env={"AWS_ENDPOINT_URL": "http://minio:9000"},
+    secrets={name: SecretKey(secret="our-secret", key=name) for name in CLIENT},
+    steps={
+        "default": StepSettings(tolerations=(Toleration(key="spot", operator="Exists"),)),
+        "rollout": StepSettings(
+            cpu="500m",
+            cpu_limit="3",
+            memory="4Gi",
+            retries=9,
+            timeout_s=60,
+            node_selector={"pool": "big"},
+            labels={"team": "rl"},
+            annotations={"note": "x"},
+        ),
+        "feedback": StepSettings(caching=True),
+    },
+)
+
 
 @pytest.fixture
 def compiled(tmp_path: Path) -> list[dict[str, Any]]:
     path = tmp_path / "demo.yaml"
-    faces = container_faces(secret="our-secret", image="registry/steps:7")
+    faces = container_faces(PROFILE)
     compile_pipeline(build_demo(faces, 3), path)
     return list(yaml.safe_load_all(path.read_text()))
 
@@ -73,8 +97,9 @@ def test_every_step_gets_the_secret(compiled: list[dict[str, Any]]) -> None:
     assert set(configs) == set(executors)
     for config in configs.values():
         json_format.ParseDict(config, kubernetes_executor_config_pb2.KubernetesExecutorConfig())
-        [secret] = config["secretAsEnv"]
-        assert secret["secretName"] == "our-secret"
+        [store, secret] = config["secretAsEnv"]
+        assert (store["secretName"], store["optional"]) == ("tuft-object-store", True)
+        assert (secret["secretName"], secret["optional"]) == ("our-secret", False)
         names = {entry["envVar"]: entry["secretKey"] for entry in secret["keyToEnv"]}
         assert names == {
             "TINKER_BASE_URL": "TINKER_BASE_URL",
@@ -82,10 +107,56 @@ def test_every_step_gets_the_secret(compiled: list[dict[str, Any]]) -> None:
         }
 
 
-def test_nothing_is_cached_and_everything_retried(compiled: list[dict[str, Any]]) -> None:
-    for task in compiled[0]["root"]["dag"]["tasks"].values():
-        assert task.get("cachingOptions", {}) == {}
-        assert task["retryPolicy"]["maxRetryCount"] == 3
+def of_step(compiled: list[dict[str, Any]], step: str) -> tuple[Any, Any, Any]:
+    """Its first task, its container, and its Kubernetes settings."""
+    spec, platform = compiled
+    task = spec["root"]["dag"]["tasks"][step]
+    label = spec["components"][task["componentRef"]["name"]]["executorLabel"]
+    configs = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
+    return task, spec["deploymentSpec"]["executors"][label]["container"], configs[label]
+
+
+def test_a_step_gets_what_the_profile_says(compiled: list[dict[str, Any]]) -> None:
+    task, container, config = of_step(compiled, "rollout")
+    assert task.get("cachingOptions", {}) == {}
+    assert task["retryPolicy"]["maxRetryCount"] == 9
+    assert container["env"] == [{"name": "AWS_ENDPOINT_URL", "value": "http://minio:9000"}]
+    resources = container["resources"]
+    assert resources["resourceCpuRequest"] == "500m"
+    assert resources["resourceCpuLimit"] == "3"
+    assert resources["resourceMemoryLimit"] == resources["resourceMemoryRequest"] == "4Gi"
+    assert config["imagePullPolicy"] == "Always"
+    assert config["imagePullSecret"][0]["secretName"] == "registry-key"
+    assert config["nodeSelector"]["labels"] == {"pool": "big"}
+    assert config["tolerations"] == [{"key": "spot", "operator": "Exists"}]
+    assert config["activeDeadlineSeconds"] == "60"
+    assert config["podMetadata"] == {"labels": {"team": "rl"}, "annotations": {"note": "x"}}
+
+
+def test_a_step_without_settings_of_its_own_has_the_default_ones(
+    compiled: list[dict[str, Any]],
+) -> None:
+    task, container, config = of_step(compiled, "update")
+    assert task.get("cachingOptions", {}) == {}
+    assert task["retryPolicy"]["maxRetryCount"] == 3
+    assert container["resources"]["resourceMemoryLimit"] == "2Gi"
+    assert config["tolerations"] == [{"key": "spot", "operator": "Exists"}]
+    assert "nodeSelector" not in config
+    assert of_step(compiled, "feedback")[0]["cachingOptions"] == {"enableCache": True}
+
+
+def test_equal_components_are_written_once(compiled: list[dict[str, Any]]) -> None:
+    spec, platform = compiled
+    assert sorted(spec["components"]) == [
+        "comp-evaluate",
+        "comp-feedback",
+        "comp-rollout",
+        "comp-start-run",
+        "comp-update",
+    ]
+    labels = {component["executorLabel"] for component in spec["components"].values()}
+    configs = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
+    assert labels == set(spec["deploymentSpec"]["executors"]) == set(configs)
 
 
 def test_each_iteration_trains_on_its_own_rollout_of_the_newest_policy(
@@ -123,7 +194,7 @@ def test_each_iteration_trains_on_its_own_rollout_of_the_newest_policy(
 def test_the_same_pipeline_compiles_to_the_same_bytes(tmp_path: Path) -> None:
     paths = [tmp_path / "a.yaml", tmp_path / "b.yaml"]
     for path in paths:
-        compile_pipeline(build_demo(container_faces(secret="s"), 2), path)
+        compile_pipeline(build_demo(container_faces(Profile()), 2), path)
     assert paths[0].read_bytes() == paths[1].read_bytes()
 
 
@@ -140,7 +211,7 @@ def interfaces(pipeline: Any) -> dict[str, Any]:
 
 
 def test_local_and_container_faces_make_the_same_pipeline() -> None:
-    containers = build_demo(container_faces(secret="s"), 2)
+    containers = build_demo(container_faces(Profile()), 2)
     assert interfaces(build_demo(local_faces(), 2)) == interfaces(containers)
 
 
