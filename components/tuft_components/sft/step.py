@@ -29,7 +29,7 @@ from tuft_components.sft.training import (
     StepDone,
     Writer,
     batch_reader,
-    check_same,
+    begin,
     measure,
     train_step,
 )
@@ -154,8 +154,8 @@ def run(params: SftParams, inputs: NoInputs, locations: Locations) -> SftOutputs
         base_model = client.base_model_of(params.run_id)
         data = _read(client, params, base_model, Path(folder), stack)
         with Writer(client, params.run_id, params.timeout_s) as writer:
-            if not check_same(writer, params.step_key, _what(params, data)):
-                _check_names(client, params)
+            what = _what(params, data)
+            begin(writer, params.step_key, what, check=lambda: _check_names(client, params))
             steps, losses = _train(writer, params, data)
         return _save(client, params, data, steps, losses)
 

@@ -91,28 +91,29 @@ class StepDone:
     grad_norm: float | None
 
 
-def check_same(writer: Writer, step_key: str, what: Mapping[str, Any]) -> bool:
-    """Record what is trained under this step key; whether it was recorded before.
+def begin(
+    writer: Writer, step_key: str, what: Mapping[str, Any], check: Callable[[], None]
+) -> None:
+    """Record what is trained under this step key; where nothing was recorded yet, after `check`.
 
     Raises:
-        BadConfiguration: something else was.
+        BadConfiguration: something else was recorded.
     """
     from tuft_sdk.plans import Plan
 
     key, text = f"{step_key}/begin", json.dumps(what, sort_keys=True)
-    before = writer.result_of(key)
-    recorded = before
+    recorded = writer.result_of(key)
     if recorded is None:
+        check()
         recorded = writer.once(key, lambda _attached: Plan([]), lambda _plan, _results: text)
     if recorded != text:
         other = json.loads(recorded)
         names = sorted(name for name in {*what, *other} if what.get(name) != other.get(name))
         raise BadConfiguration(
-            f"step_key {step_key!r} of this run stands for another fine-tuning: its "
-            f"{', '.join(names)} differ. Go on with what was given then, or give this one a "
-            "step_key of its own"
+            f"step_key {step_key!r} of this run stands for another fine-tuning, with other "
+            f"{', '.join(names)}. Go on with what was given then, or give this one a step_key of "
+            "its own"
         )
-    return before is not None
 
 
 def train_step(
