@@ -232,7 +232,7 @@ def test_a_pipeline_keeps_the_rules(name: str) -> None:
 def test_the_checks_find_what_is_wrong() -> None:
     """Without them the tests above say nothing."""
     broken = copy.deepcopy(list(FILES.values()))
-    grpo = next(m for m in broken if m["metadata"]["name"] == "tuft-grpo")
+    grpo = next(m for m in broken if m["metadata"]["name"] == "tuft-grpo-split")
     main = next(t for t in grpo["spec"]["templates"] if t["name"] == "main")
     start = next(call for call in calls(main) if call["name"] == "start")
     start["arguments"]["parameters"].append({"name": "nmae", "value": "x"})

@@ -81,7 +81,7 @@ def test_grpo_survives_failures_stops_early_and_goes_on_under_its_name(
         Fault("rollout", nth=3, kill_when=lambda: bool(list_uris(kept))),
         Fault("update", nth=2, lose=True),
     ]
-    done = argo.submit("tuft-grpo", parameters, Pods(tmp_path / "1", secrets, faults))
+    done = argo.submit("tuft-grpo-split", parameters, Pods(tmp_path / "1", secrets, faults))
     assert done.phase == "Succeeded", done.messages()
     assert all(fault.happened for fault in faults)
     assert _of(done, "feedback") == [75, 0, 0, 0]
@@ -110,7 +110,7 @@ def test_grpo_survives_failures_stops_early_and_goes_on_under_its_name(
     # The same name again, with a goal that the first batch reached: nothing is played or trained
     # again, and the recursion ends there.
     again = argo.submit(
-        "tuft-grpo", {**parameters, "stop_at_reward": "-1"}, Pods(tmp_path / "2", secrets)
+        "tuft-grpo-split", {**parameters, "stop_at_reward": "-1"}, Pods(tmp_path / "2", secrets)
     )
     assert again.phase == "Succeeded", again.messages()
     assert again.main.outputs["iteration"] == "1"
@@ -125,7 +125,7 @@ def test_segments_of_a_train_loop_and_what_a_wrong_argument_says(
     argo: Argo, secrets: dict[str, dict[str, str]], tmp_path: Path
 ) -> None:
     parameters = _parameters(tmp_path, iterations="3", iterations_a_segment="2")
-    done = argo.submit("tuft-train-loop", parameters, Pods(tmp_path / "1", secrets))
+    done = argo.submit("tuft-grpo", parameters, Pods(tmp_path / "1", secrets))
     assert done.phase == "Succeeded", done.messages()
     loops = done.of("train-loop")
     assert [pod.argument("iterations") for pod in loops] == ["2", "1"]
@@ -134,7 +134,7 @@ def test_segments_of_a_train_loop_and_what_a_wrong_argument_says(
     assert done.main.outputs["checkpoint"].endswith("/weights/segment-000003")
 
     wrong = argo.submit(
-        "tuft-train-loop", {**parameters, "reward": "no.such:thing"}, Pods(tmp_path / "2", secrets)
+        "tuft-grpo", {**parameters, "reward": "no.such:thing"}, Pods(tmp_path / "2", secrets)
     )
     assert wrong.phase == "Failed"
     (preflight,) = wrong.of("preflight")

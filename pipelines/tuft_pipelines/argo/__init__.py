@@ -6,11 +6,15 @@ from typing import Any
 
 from tuft_components.argo.step_templates import library
 from tuft_components.profile import Profile
-from tuft_pipelines.argo.grpo import grpo
-from tuft_pipelines.argo.train_loop import train_loop
+from tuft_pipelines.argo.fine_tuning import sft_then_rl
+from tuft_pipelines.argo.rescoring import rescore_and_update
+from tuft_pipelines.argo.segments import grpo
+from tuft_pipelines.argo.split_steps import grpo_split
+
+_PIPELINES = (grpo, grpo_split, sft_then_rl, rescore_and_update)
 
 
 def manifests(profile: Profile) -> dict[str, dict[str, Any]]:
     """File name → manifest, of everything for that cluster."""
-    found = [library(profile), grpo(profile), train_loop(profile)]
+    found = [library(profile), *(pipeline(profile) for pipeline in _PIPELINES)]
     return {f"{manifest['metadata']['name']}.yaml": manifest for manifest in found}

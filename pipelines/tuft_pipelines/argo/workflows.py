@@ -8,19 +8,7 @@ from typing import Any
 from tuft_components.argo.pods import pod_security
 from tuft_components.argo.step_templates import API_VERSION
 from tuft_components.profile import Profile
-from tuft_pipelines.argo.parts import Knob, Knobs, argument
-
-NAME = Knob(
-    None,
-    "Name of the training run, unique in your tenant. A workflow of the same name goes on where "
-    "the last one ended.",
-)
-WORK_ROOT = Knob(
-    "s3://tuft/pipelines",
-    "s3://bucket/prefix below which the workflow keeps its data, under its name.",
-)
-WORK = f"{argument('work_root')}/{argument('name')}"
-"""The work_uri of a pipeline with the arguments `work_root` and `name`."""
+from tuft_pipelines.argo.parts import Knobs
 
 _DAY_S = 86400
 _LABELS = {"app.kubernetes.io/part-of": "tuft-pipelines"}
@@ -66,23 +54,3 @@ def workflow_template(
         },
         "spec": spec,
     }
-
-
-def exit_template(knobs: Knobs, work_uri: str) -> dict[str, Any]:
-    """However the workflow ended: the report of what is there. Where it fails, the work is as it was.
-
-    Nothing need be given back: who may write to a training run is settled by writer epochs, which
-    the next one to attach takes (docs/adr/0005).
-    """
-    report = knobs.step(
-        "report",
-        "report",
-        {
-            "work_uri": work_uri,
-            "title": f"{argument('name')}: {{{{workflow.status}}}}",
-        },
-        renamed={"samples": "report_samples"},
-        hidden=("longest_text",),
-        continueOn={"failed": True, "error": True},
-    )
-    return {"name": "exit", "steps": [[report]]}

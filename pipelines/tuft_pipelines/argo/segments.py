@@ -1,20 +1,22 @@
-"""`tuft-train-loop`: many iterations a pod, segment by segment, until it is good enough."""
+"""`tuft-grpo`: many iterations a pod, segment by segment, until it is good enough."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 from tuft_components.profile import Profile
-from tuft_pipelines.argo.grpo import (
-    COMMON_KNOBS,
+from tuft_pipelines.argo.frame import (
+    NEW_RUN,
+    ONE_WRITER,
+    WORK,
     evaluation,
+    exit_template,
     preflight,
     start,
 )
 from tuft_pipelines.argo.parts import (
     Knob,
     Knobs,
-    argument,
     call,
     computed,
     outputs_of,
@@ -22,12 +24,12 @@ from tuft_pipelines.argo.parts import (
     result,
     taken,
 )
-from tuft_pipelines.argo.workflows import WORK, exit_template, workflow_template
+from tuft_pipelines.argo.split_steps import CHECKED
+from tuft_pipelines.argo.workflows import workflow_template
 
-NAME_OF_PIPELINE = "tuft-train-loop"
 _STATE = ("policy", "checkpoint", "iterations_done", "last_reward")
-_OWN_KNOBS = {
-    **COMMON_KNOBS,
+SEGMENTED_RUN = {
+    **NEW_RUN,
     "iterations": Knob("20", "Iterations, at most."),
     "iterations_a_segment": Knob(
         "10",
@@ -36,46 +38,49 @@ _OWN_KNOBS = {
 }
 
 
-def train_loop(profile: Profile) -> dict[str, Any]:
-    knobs = Knobs(_OWN_KNOBS)
-    templates = [_main(knobs), _segments(knobs), exit_template(knobs, WORK)]
+class Trained(NamedTuple):
+    """Groups of steps of `main`, and its outputs."""
+
+    steps: list[list[dict[str, Any]]]
+    outputs: dict[str, Any]
+
+
+def grpo(profile: Profile) -> dict[str, Any]:
+    knobs = Knobs(SEGMENTED_RUN)
+    train = trained(knobs, result("start", "run_id"), result("start", "policy"))
+    main = {
+        "name": "main",
+        "outputs": train.outputs,
+        "steps": [[checked(knobs)], [start(knobs)], *train.steps],
+    }
     return workflow_template(
-        NAME_OF_PIPELINE,
+        "tuft-grpo",
         "Reinforcement learning with many iterations a pod, and early stop",
         knobs,
-        templates,
+        [main, segments(knobs), exit_template(knobs)],
         profile,
-        mutex=f"tuft-run-{argument('name')}",
+        mutex=ONE_WRITER,
     )
 
 
-def _main(knobs: Knobs) -> dict[str, Any]:
-    policy = result("start", "policy")
-    segments = call(
-        "loop",
-        "segments",
-        {
-            "run_id": result("start", "run_id"),
-            "policy": policy,
-            "checkpoint": "",
-            "iterations_done": "0",
-        },
-    )
+def checked(knobs: Knobs) -> dict[str, Any]:
+    return preflight(knobs, *CHECKED)
+
+
+def trained(knobs: Knobs, run_id: str, policy: str) -> Trained:
+    """The segments of a run that has had no update yet, between two evaluations.
+
+    They need the template of `segments`.
+    """
+    before = evaluation("before", knobs, policy, "0")
+    given = {"run_id": run_id, "policy": policy, "checkpoint": "", "iterations_done": "0"}
+    loop = call("loop", "segments", given)
     after = evaluation("after", knobs, result("loop", "policy"), result("loop", "iterations_done"))
-    return {
-        "name": "main",
-        "outputs": outputs_of({name: result("loop", name) for name in _STATE}),
-        "steps": [
-            [preflight(knobs)],
-            [start(knobs)],
-            [evaluation("before", knobs, policy, "0")],
-            [segments],
-            [after],
-        ],
-    }
+    outputs = outputs_of({name: result("loop", name) for name in _STATE})
+    return Trained([[before], [loop], [after]], outputs)
 
 
-def _segments(knobs: Knobs) -> dict[str, Any]:
+def segments(knobs: Knobs) -> dict[str, Any]:
     done = "asInt(inputs.parameters.iterations_done)"
     size = "asInt(workflow.parameters.iterations_a_segment)"
     left = f"asInt(workflow.parameters.iterations) - {done}"

@@ -1,4 +1,4 @@
-"""`tuft-grpo`: rollout (over shards), feedback and update as pods, until it is good enough.
+"""`tuft-grpo-split`: rollout (over shards), feedback and update as pods, until it is good enough.
 
 Argo has no while: a template calls itself. It may do so 100 deep, so that there are two such
 templates: `level` does up to `iterations_a_level` iterations, `loop` one level after the other.
@@ -9,10 +9,18 @@ from __future__ import annotations
 from typing import Any
 
 from tuft_components.profile import Profile
+from tuft_pipelines.argo.frame import (
+    NEW_RUN,
+    ONE_WRITER,
+    WORK,
+    evaluation,
+    exit_template,
+    preflight,
+    start,
+)
 from tuft_pipelines.argo.parts import (
     Knob,
     Knobs,
-    argument,
     call,
     computed,
     outputs_of,
@@ -20,24 +28,16 @@ from tuft_pipelines.argo.parts import (
     result,
     taken,
 )
-from tuft_pipelines.argo.workflows import NAME, WORK, WORK_ROOT, exit_template, workflow_template
+from tuft_pipelines.argo.workflows import workflow_template
 
-NAME_OF_PIPELINE = "tuft-grpo"
+CHECKED = ("base_model", "env", "env_args", "split", "reward", "reward_args")
+"""What the preflight of a pipeline with rollouts looks at."""
+
 _STATE = ("policy", "iteration", "reward")
 """What goes from one iteration to the next: the policy, its number of updates, its batch's reward."""
 
-EVALUATION_KNOBS = {
-    "episodes": "eval_episodes",
-    "split": "eval_split",
-    "temperature": "eval_temperature",
-}
-COMMON_KNOBS = {
-    "name": NAME,
-    "work_root": WORK_ROOT,
-    "seed": Knob("0", "Of the adapter's first weights, the tasks and the samples."),
-}
 _OWN_KNOBS = {
-    **COMMON_KNOBS,
+    **NEW_RUN,
     "iterations": Knob("8", "Iterations, at most."),
     "iterations_a_level": Knob(
         "10",
@@ -57,7 +57,7 @@ _OWN_KNOBS = {
 }
 
 
-def more(call_name: str) -> str:
+def _more(call_name: str) -> str:
     """Whether there is another iteration after that call: an expression."""
     outputs = f"steps.{call_name}.outputs.parameters"
     return (
@@ -66,43 +66,16 @@ def more(call_name: str) -> str:
     )
 
 
-def grpo(profile: Profile) -> dict[str, Any]:
+def grpo_split(profile: Profile) -> dict[str, Any]:
     knobs = Knobs(_OWN_KNOBS)
-    templates = [_main(knobs), _loop(), _level(), _iterate(knobs), exit_template(knobs, WORK)]
+    templates = [_main(knobs), _loop(), _level(), _iterate(knobs), exit_template(knobs)]
     return workflow_template(
-        NAME_OF_PIPELINE,
+        "tuft-grpo-split",
         "Reinforcement learning with one pod a step, early stop and fan-out of rollouts",
         knobs,
         templates,
         profile,
-        mutex=f"tuft-run-{argument('name')}",
-    )
-
-
-def preflight(knobs: Knobs) -> dict[str, Any]:
-    """What the other steps are going to use, by their knobs."""
-    checked = {name: argument(name) for name in ("env", "env_args", "reward", "reward_args")}
-    return knobs.step(
-        "preflight",
-        "preflight",
-        {**checked, "work_uri": WORK},
-        hidden=("policy", "wait_s"),
-    )
-
-
-def start(knobs: Knobs) -> dict[str, Any]:
-    return knobs.step("start", "start_run", {"name": argument("name"), "work_uri": WORK})
-
-
-def evaluation(
-    name: str, knobs: Knobs, policy: str, iteration: str, **options: Any
-) -> dict[str, Any]:
-    return knobs.step(
-        name,
-        "evaluate",
-        {"policy": policy, "iteration": iteration, "work_uri": WORK},
-        renamed=EVALUATION_KNOBS,
-        **options,
+        mutex=ONE_WRITER,
     )
 
 
@@ -118,7 +91,7 @@ def _main(knobs: Knobs) -> dict[str, Any]:
         "name": "main",
         "outputs": outputs_of({name: result("loop", name) for name in _STATE}),
         "steps": [
-            [preflight(knobs)],
+            [preflight(knobs, *CHECKED)],
             [start(knobs)],
             [evaluation("before", knobs, policy, "0")],
             [loop],
@@ -148,7 +121,7 @@ def _loop() -> dict[str, Any]:
         "outputs": outputs_of({n: passed_on(n, of="next", otherwise="level") for n in _STATE}),
         "steps": [
             [call("level", "level", _handed_on())],
-            [call("next", "loop", _after("level"), when=computed(more("level")))],
+            [call("next", "loop", _after("level"), when=computed(_more("level")))],
         ],
     }
 
@@ -169,7 +142,7 @@ def _level() -> dict[str, Any]:
                     "next",
                     "level",
                     _after("one"),
-                    when=computed(f"{more('one')} && not ({full})"),
+                    when=computed(f"{_more('one')} && not ({full})"),
                 )
             ],
         ],
