@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import json
 from collections.abc import Awaitable, Callable, Container, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from math import isfinite
+from typing import TYPE_CHECKING, Any, Protocol
 
-from tuft_components.envs.base import Environment, Episode, Observation
+from tuft_components.envs.base import Environment, Episode, Message, Observation, StepResult
 from tuft_components.errors import BadConfiguration, BadData
 from tuft_components.trajectories import Transition
 from tuft_components.user_code import user_code
@@ -170,6 +172,17 @@ class _Group:
             except ValueError as error:
                 raise BadConfiguration(str(error)) from error
 
+    async def _step(self, episode: Episode, action: str) -> tuple[StepResult, float, Any]:
+        """What the environment says, its reward as a number, and its info as JSON values."""
+        with self._user_code("step"):
+            result = await episode.step(action)
+            reward = float(result.reward)
+            # As a reader of the file will see it: tuples are lists there.
+            info = json.loads(json.dumps(dict(episode.info)))
+        if not isfinite(reward):
+            raise BadData(f"environment {self._set.env} gave the reward {reward}: not finite")
+        return result, reward, info
+
     def _user_code(self, method: str) -> AbstractContextManager[None]:
         return user_code(f"environment {self._set.env}, in {method} of group {self._group_id},")
 
@@ -186,9 +199,7 @@ class _Group:
                     stop=self._environment.stop,
                 )
             action = self._decode(sample.tokens)
-            with self._user_code("step"):
-                result = await episode.step(action)
-                info = dict(episode.info)
+            result, reward, info = await self._step(episode, action)
             transitions.append(
                 Transition(
                     iteration=self._set.iteration,
@@ -204,7 +215,7 @@ class _Group:
                     prompt_text=self._decode(prompt),
                     completion_text=action,
                     stop_reason=sample.stop_reason,
-                    env_reward=float(result.reward),
+                    env_reward=reward,
                     done=result.done,
                     info=info,
                 )
@@ -223,15 +234,22 @@ class _Group:
         if isinstance(observation, str):
             tokens = [*so_far, *self._tokenizer.encode(observation, add_special_tokens=not so_far)]
         else:
-            tokens = self._tokenizer.apply_chat_template(
-                [dict(message) for message in observation],
-                add_generation_prompt=True,
-                tokenize=True,
-                return_dict=False,
-            )
+            tokens = self._chat_tokens(observation)
         if not tokens:
             raise BadData("an environment gave an empty prompt")
         return list(tokens)
+
+    def _chat_tokens(self, messages: Sequence[Message]) -> list[int]:
+        conversation = [dict(message) for message in messages]
+        try:
+            tokens: list[int] = self._tokenizer.apply_chat_template(
+                conversation, add_generation_prompt=True, tokenize=True, return_dict=False
+            )
+        except Exception as error:  # what a template refuses is up to the model; or there is none
+            raise BadData(
+                f"the tokenizer can't format the messages of environment {self._set.env}: {error}"
+            ) from error
+        return tokens
 
     def _decode(self, tokens: Sequence[int]) -> str:
         return str(self._tokenizer.decode(list(tokens), skip_special_tokens=True))

@@ -253,3 +253,54 @@ async def test_what_an_environment_raises_is_told(
 ) -> None:
     with pytest.raises(means, match=says):
         await play(Says([" x"]), _Broken(where, error), TOKENIZER, episode_set(groups=1))
+
+
+@dataclass
+class _Gives(Counting):
+    """An environment of one turn that gives `reward` and `info`."""
+
+    reward: Any = 1.0
+    info: Any = None
+
+    def __post_init__(self) -> None:
+        super().__init__(turns=1, chat=True)
+
+    def episode(self, *, split: str, seed: int, index: int) -> Counting.Episode:
+        family = self
+
+        class Episode(Counting.Episode):
+            @property
+            def info(self) -> Mapping[str, Any]:
+                return dict(family.info or {})
+
+            async def step(self, action: str) -> StepResult:
+                return StepResult(family.reward, done=True)
+
+        return Episode(self, index)
+
+
+async def test_info_is_as_readers_of_the_file_see_it() -> None:
+    environment = _Gives(info={"a": (1, 2), 3: None})
+    played = await play(Says([" x"]), environment, TOKENIZER, episode_set(groups=1))
+    assert played[0].info == {"a": [1, 2], "3": None}
+
+
+@pytest.mark.parametrize(
+    ("environment", "says"),
+    [
+        (_Gives(info={"a": {1}}), "in step of group 0, raised TypeError: .*set is not JSON"),
+        (_Gives(reward=float("nan")), "environment counting gave the reward nan: not finite"),
+        (_Gives(reward="much"), "in step of group 0, raised ValueError: .*'much'"),
+    ],
+)
+async def test_what_an_environment_gives_is_checked(environment: _Gives, says: str) -> None:
+    with pytest.raises(BadData, match=says):
+        await play(Says([" x"]), environment, TOKENIZER, episode_set(groups=1))
+
+
+async def test_a_tokenizer_without_a_chat_template_takes_text_only() -> None:
+    tokenizer = build_tokenizer()
+    tokenizer.chat_template = None
+    assert await play(Says([" x"]), Counting(turns=1), tokenizer, episode_set())
+    with pytest.raises(BadData, match="messages of environment counting: Cannot use chat"):
+        await play(Says([" x"]), Counting(turns=1, chat=True), tokenizer, episode_set())
