@@ -21,7 +21,7 @@ _API = "argoproj.io/v1alpha1"
 _DENIED = frozenset({401, 403})
 _NOT_FOUND = 404
 _ONGOING = frozenset({"", "Pending", "Running"})
-# Pods of the class that answers; what the client's model of it would drop is read, too.
+# Answers as they are: the client knows only what its own Argo had.
 _RAW = {"_check_return_type": False, "_preload_content": False}
 
 
@@ -119,18 +119,22 @@ class ArgoServer:
         return self._create(spec, _arguments(workflow))
 
     def _create(self, spec: dict[str, Any], parameters: dict[str, Any]) -> str:
+        from argo_workflows.model.io_argoproj_workflow_v1alpha1_workflow_create_request import (
+            IoArgoprojWorkflowV1alpha1WorkflowCreateRequest as WorkflowCreateRequest,
+        )
+
         template = spec["workflowTemplateRef"]["name"]
         listed = [{"name": name, "value": value} for name, value in parameters.items()]
-        body = {
-            "workflow": {
-                "apiVersion": _API,
-                "kind": "Workflow",
-                "metadata": {"generateName": f"{template}-", "namespace": self._namespace},
-                "spec": {**spec, "arguments": {"parameters": listed}},
-            }
+        workflow = {
+            "apiVersion": _API,
+            "kind": "Workflow",
+            "metadata": {"generateName": f"{template}-", "namespace": self._namespace},
+            "spec": {**spec, "arguments": {"parameters": listed}},
         }
         with _errors(self._host, f"WorkflowTemplate {template} in {self._namespace}"):
-            response = self._api.create_workflow(self._namespace, body, _check_type=False, **_RAW)
+            response = self._api.create_workflow(
+                self._namespace, WorkflowCreateRequest(workflow=workflow, _check_type=False), **_RAW
+            )
         created: str = json.loads(response.data)["metadata"]["name"]
         return created
 

@@ -57,6 +57,18 @@ _OWN_KNOBS = {
 }
 
 
+_NUMBER = "asInt(inputs.parameters.iteration)"
+_EVALUATED = (
+    f"asInt(workflow.parameters.eval_every) > 0 && {_NUMBER} > 0 && "
+    f"{_NUMBER} % asInt(workflow.parameters.eval_every) == 0"
+)
+_SAVED = (
+    f"asInt(workflow.parameters.checkpoint_every) > 0 && "
+    f"({_NUMBER} + 1) % asInt(workflow.parameters.checkpoint_every) == 0 ? "
+    f"'checkpoint-' + string({_NUMBER} + 1) : ''"
+)
+
+
 def _more(call_name: str) -> str:
     """Whether there is another iteration after that call: an expression."""
     outputs = f"steps.{call_name}.outputs.parameters"
@@ -151,16 +163,6 @@ def _level() -> dict[str, Any]:
 
 def _iterate(knobs: Knobs) -> dict[str, Any]:
     iteration = taken("iteration")
-    number = "asInt(inputs.parameters.iteration)"
-    evaluated = (
-        f"asInt(workflow.parameters.eval_every) > 0 && {number} > 0 && "
-        f"{number} % asInt(workflow.parameters.eval_every) == 0"
-    )
-    saved = (
-        f"asInt(workflow.parameters.checkpoint_every) > 0 && "
-        f"({number} + 1) % asInt(workflow.parameters.checkpoint_every) == 0 ? "
-        f"'checkpoint-' + string({number} + 1) : ''"
-    )
     rollout = knobs.step(
         "rollout",
         "rollout",
@@ -192,19 +194,19 @@ def _iterate(knobs: Knobs) -> dict[str, Any]:
             "run_id": taken("run_id"),
             "batch": f"{WORK}/batches/{iteration}.parquet",
             "iteration": iteration,
-            "checkpoint_name": computed(saved),
+            "checkpoint_name": computed(_SAVED),
             "work_uri": WORK,
         },
         depends="feedback",
     )
-    evaluate = evaluation("evaluate", knobs, taken("policy"), iteration, when=computed(evaluated))
+    evaluate = evaluation("evaluate", knobs, taken("policy"), iteration, when=computed(_EVALUATED))
     return {
         "name": "iterate",
         "inputs": _inputs(),
         "outputs": outputs_of(
             {
                 "policy": result("update", "policy", kind="tasks"),
-                "iteration": f"{number} + 1",
+                "iteration": f"{_NUMBER} + 1",
                 "reward": result("feedback", "mean_reward", kind="tasks"),
             }
         ),
