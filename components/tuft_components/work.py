@@ -18,6 +18,7 @@ from pydantic import BaseModel, ValidationError
 
 from tuft_components.artifacts import list_uris, read_bytes, write_bytes
 from tuft_components.errors import BadData
+from tuft_components.mlflow_tracking import track
 
 RECORD_SCHEMA = "tuft.record/1"
 
@@ -86,10 +87,8 @@ def keep_record(
     *,
     seconds: float,
 ) -> None:
-    """Add the record of a step whose parameters name a `work_uri`; nothing else is kept."""
+    """Add the record of a step whose parameters name a `work_uri`, and tell MLflow if there is one."""
     work_uri: str = getattr(params, "work_uri", "")
-    if not work_uri:
-        return
     record = Record(
         step=step,
         # Segments of a loop are told apart by where they begin.
@@ -102,4 +101,6 @@ def keep_record(
         metrics=dict(metrics),
         artifacts=dict(artifacts),
     )
-    Work(work_uri).add(record)
+    if work_uri:
+        Work(work_uri).add(record)
+    track(record)
