@@ -86,7 +86,7 @@ def test_a_service_that_is_away_is_tried_again_once_for_all_who_ask(plugin: Plug
     assert "no connection to the service" in nodes[0]["message"]
 
 
-def test_a_step_that_is_killed_is_tried_again(plugin: Plugin) -> None:
+def test_a_step_that_is_killed_or_cannot_run_is_tried_again(plugin: Plugin) -> None:
     before = plugin.tries()
     with ThreadPoolExecutor(1) as pool:
         asking = pool.submit(
@@ -99,6 +99,13 @@ def test_a_step_that_is_killed_is_tried_again(plugin: Plugin) -> None:
     assert node["phase"] == "Error"
     assert node["outputs"] == {"exitCode": "137"}  # as a pod that was killed for its memory
     assert "failed 2 times, at last: the step was killed by signal 9" in node["message"]
+    tmp = plugin.token_file.parent / "tmp"
+    tmp.rename(tmp.with_suffix(".gone"))
+    node = plugin.until_done(request(from_library("start-run"), uid="no folder for it"))
+    assert node["phase"] == "Error"
+    assert node["outputs"] == {"exitCode": "75"}
+    assert "its process can't run" in node["message"]
+    tmp.with_suffix(".gone").rename(tmp)
 
 
 def test_a_plugin_that_is_killed_takes_its_steps_along_and_the_next_begins_again(
@@ -109,6 +116,7 @@ def test_a_plugin_that_is_killed_takes_its_steps_along_and_the_next_begins_again
         reply = first.ask(waiting)
         assert reply["node"]["phase"] == "Running"
         assert reply["requeue"] == "5s"
+        wait_until(first.steps, 10, "the step's process begins")
         (step,) = first.steps()
         first.process.kill()
         wait_until(lambda: not step.is_running(), 10, "the step ends with the plugin")
@@ -120,6 +128,7 @@ def test_a_plugin_that_is_killed_takes_its_steps_along_and_the_next_begins_again
         other = second.ask(request(from_library("start-run", timeout_s=61)))
         assert other["node"]["phase"] == "Pending"
         assert "waits for a worker" in other["node"]["message"]
+        wait_until(second.steps, 10, "the step's process begins")
         (step,) = second.steps()
         second.process.send_signal(signal.SIGTERM)
         assert second.process.wait(10) == 0

@@ -126,7 +126,11 @@ class Executions:
                 execution.running = True
                 execution.state = f"runs (try {number} of {limits.tries})"
                 log.info("%s: try %d of %d", name, number, limits.tries)
-                outcome = await run_step(name, call.arguments())
+                try:
+                    outcome = await run_step(name, call.arguments())
+                except OSError as error:  # a full disk, no memory for one more process
+                    log.exception("%s: its process can't run", name)
+                    outcome = Outcome(ExitCode.TRANSIENT, {}, f"its process can't run: {error}")
                 log.info("%s: exit code %d", name, outcome.code)
             if not outcome.transient or number == limits.tries:
                 break

@@ -178,7 +178,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=FOLDER, help="folder for them")
     parser.add_argument("--profile", type=Path, help="YAML file with the cluster's settings")
     parser.add_argument("--workers", type=int, default=Limits().workers, help="steps at a time")
-    parser.add_argument("--memory", default="2Gi", help="of the sidecar: some 300 MiB a worker")
+    parser.add_argument(
+        "--memory", default="1Gi", help="of the sidecar: 100 MiB, and some 150 MiB a worker"
+    )
     parsed = parser.parse_args()
     profile = Profile.load(parsed.profile) if parsed.profile else Profile()
     write_manifests(parsed.out, manifests(profile, workers=parsed.workers, memory=parsed.memory))
