@@ -56,7 +56,7 @@ def run(params: EvaluateParams, inputs: NoInputs, locations: Locations) -> Evalu
     reward = reward_function(params.reward, params.reward_args)
     environment = make_environment(params.env, params.env_args)
     sampling = Sampling(params.max_tokens, params.temperature, params.timeout_s)
-    played = play_with_service(environment, _episodes(params), sampling, _kept(params))
+    played = play_with_service(environment, episodes_of(params), sampling, kept_of(params))
     trajectories = group_transitions(f"evaluation of {params.policy}", played.transitions)
     rewards = judged(params.reward, reward, trajectories)
     spread = float(rewards.std(ddof=1)) if len(rewards) > 1 else 0.0
@@ -69,7 +69,7 @@ def run(params: EvaluateParams, inputs: NoInputs, locations: Locations) -> Evalu
     return EvaluateOutputs(mean_reward=metrics["mean_reward"], uri=played.uri, metrics=metrics)
 
 
-def _episodes(params: EvaluateParams) -> EpisodeSet:
+def episodes_of(params: EvaluateParams) -> EpisodeSet:
     return EpisodeSet(
         env=params.env,
         split=params.split,
@@ -85,7 +85,8 @@ def _episodes(params: EvaluateParams) -> EpisodeSet:
     )
 
 
-def _kept(params: EvaluateParams) -> KeptEpisodes | None:
+def kept_of(params: EvaluateParams) -> KeptEpisodes | None:
+    """Where its episodes are kept; None without a work_uri."""
     if not params.work_uri:
         return None
     other = {"work_uri", "timeout_s", "concurrency", "episodes", "reward", "reward_args"}

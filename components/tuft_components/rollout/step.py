@@ -70,8 +70,7 @@ def run(params: RolloutParams, inputs: NoInputs, locations: Locations) -> Rollou
     # First of all, so that an environment that imports torch finds it (see `processes`).
     environment = make_environment(params.env, params.env_args)
     sampling = Sampling(params.max_tokens, params.temperature, params.timeout_s)
-    episodes = _episodes(params)
-    played = play_with_service(environment, episodes, sampling, _kept(params, episodes))
+    played = play_with_service(environment, episodes_of(params), sampling, kept_of(params))
     metadata = {"env": params.env, "split": params.split, "policy": params.policy}
     return RolloutOutputs(
         trajectories=write_trajectories(locations["trajectories"], played.transitions, metadata),
@@ -80,7 +79,10 @@ def run(params: RolloutParams, inputs: NoInputs, locations: Locations) -> Rollou
     )
 
 
-def _episodes(params: RolloutParams) -> EpisodeSet:
+def episodes_of(params: RolloutParams) -> EpisodeSet:
+    """Raises:
+    BadConfiguration: there is no such shard.
+    """
     return EpisodeSet(
         env=params.env,
         split=params.split,
@@ -98,9 +100,11 @@ def _episodes(params: RolloutParams) -> EpisodeSet:
     )
 
 
-def _kept(params: RolloutParams, episodes: EpisodeSet) -> KeptEpisodes | None:
+def kept_of(params: RolloutParams) -> KeptEpisodes | None:
+    """Where its groups are kept; None without a work_uri."""
     if not params.work_uri:
         return None
+    episodes = episodes_of(params)
     # Where and how fast it is played decides nothing; that `groups` decides the tasks is in
     # the number of the first one, so that with iteration 0 a longer rollout takes a shorter one's.
     other = {"work_uri", "timeout_s", "concurrency", "shard", "shards", "groups"}
