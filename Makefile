@@ -83,6 +83,7 @@ faults: $(STAMP)
 
 generate: $(STAMP)
 	@$(BIN)/python -m tuft_components.component_files
+	@$(BIN)/python -m tuft_pipelines.generate
 	@$(BIN)/python -m tuft_components.argo_plugin.manifest
 	@$(BIN)/python -m tuft_pipelines.argo
 
