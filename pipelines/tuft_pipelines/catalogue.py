@@ -13,6 +13,7 @@ _MODULES = {
     "grpo_split": "split_steps",
     "grpo_split_judge": "judged",
     "sft_then_rl": "fine_tuning",
+    "evaluate_and_promote": "promotion",
     "rescore_and_update": "rescoring",
 }
 """Name → module of this package with the pipelines NAME and NAME_MINIMAL."""

@@ -126,18 +126,23 @@ def checked_model(model: type[BaseModel], values: Mapping[str, Any], what: str) 
 
 
 def gathered(
-    own: type[BaseModel], steps: Sequence[str], renamed: Renamed | None = None
+    own: type[BaseModel],
+    steps: Sequence[str],
+    renamed: Renamed | None = None,
+    decided: Sequence[str] = (),
 ) -> Parameters:
     """The fields of `own`, and then those of the steps that it does not have.
 
-    `own` says what is the pipeline's own, and what has another default or description there. Of
-    steps with a parameter of the same name, the first one defines it.
+    Args:
+        own: what is the pipeline's own, and what has another default or description there.
+        steps: of those with a parameter of the same name, the first one defines it.
+        decided: further parameters that the pipeline itself decides.
     """
     fields = dict(own.model_fields)
     for step in steps:
         for name, field in load_step(step).params.model_fields.items():
             here = (renamed or {}).get((step, name), name)
-            if name not in _WIRED and here not in fields:
+            if here not in fields and name not in _WIRED and name not in decided:
                 fields[here] = field
     return Parameters(fields)
 
