@@ -44,14 +44,14 @@ def web(*answers: Answer) -> Iterator[Web]:
             site.seen.append(Seen(self.command, self.path, headers, self.rfile.read(length)))
             answer = site.answers.pop(0) if len(site.answers) > 1 else site.answers[0]
             self.send_response(answer.status)
-            body = b"" if answer.status == 304 else answer.body
+            body = b"" if answer.status == 304 or self.command == "HEAD" else answer.body
             for name, value in answer.headers.items():
                 self.send_header(name, value)
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
             self.wfile.write(body)
 
-        do_GET = do_POST = do_PUT = _answer  # noqa: N815  # the names that http.server looks up
+        do_GET = do_HEAD = do_POST = do_PUT = _answer  # noqa: N815  # the names that http.server looks up
 
         def log_message(self, format: str, *args: object) -> None:  # noqa: A002
             """Quiet: a test says itself what it saw."""
