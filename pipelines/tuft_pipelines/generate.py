@@ -1,4 +1,6 @@
-"""`python -m tuft_pipelines.generate`: write manifests/kfp, from the ready pipelines.
+"""`python -m tuft_pipelines.generate`: write the ready pipelines for Kubeflow.
+
+python -m tuft_pipelines.generate --profile profile.yaml --output kfp/
 
 For each pipeline the IR, to upload, and the same as objects of Kubernetes (`Pipeline` and
 `PipelineVersion`), for a Kubeflow Pipelines whose pipelines are kept that way.
@@ -6,6 +8,7 @@ For each pipeline the IR, to upload, and the same as objects of Kubernetes (`Pip
 
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +24,9 @@ _NATIVE_API = "pipelines.kubeflow.org/v2beta1"
 
 
 def write_all(folder: Path, profile: Profile) -> None:
-    """The files below `folder`, with the settings of `profile`; others there are removed."""
+    """The files below `folder`, with the settings of `profile`."""
     native = folder / "native"
     native.mkdir(parents=True, exist_ok=True)
-    for old in (*folder.glob("*.yaml"), *native.glob("*.yaml")):
-        old.unlink()
     for name in NAMES:
         pipeline = ready_pipeline(name)
         file = folder / f"{name}.yaml"
@@ -62,5 +63,13 @@ def native_objects(name: str, summary: str, ir: str, profile: Profile) -> list[d
     ]
 
 
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m tuft_pipelines.generate", description=__doc__)
+    parser.add_argument("--profile", type=Path, metavar="FILE", help="settings of your cluster")
+    parser.add_argument("--output", type=Path, default=COMMITTED, metavar="DIR", help="%(default)s")
+    options = parser.parse_args()
+    write_all(options.output, Profile.load(options.profile) if options.profile else Profile())
+
+
 if __name__ == "__main__":
-    write_all(COMMITTED, Profile())
+    main()

@@ -74,7 +74,7 @@ def run_locally(
     folder.mkdir(parents=True, exist_ok=True)
     log_file.parent.mkdir(parents=True, exist_ok=True)
     local.init(runner=local.SubprocessRunner(use_venv=False), pipeline_root=str(folder.resolve()))
-    watcher = _Watcher(folder, _display_names(pipeline), on_task)
+    watcher = _Watcher(folder, display_names(pipeline), on_task)
     with log_file.open("a", encoding="utf-8") as file:
         try:
             with (
@@ -149,7 +149,7 @@ class _Watcher:
             self._on_task(self.results[name])
 
 
-def _display_names(pipeline: Any) -> dict[str, str]:
+def display_names(pipeline: Any) -> dict[str, str]:
     """Folder of a task below the run's folder (named by its component) -> display name."""
     tasks = pipeline.pipeline_spec.root.dag.tasks
     return {

@@ -7,11 +7,12 @@ from typing import Any
 from tuft_components.argo.step_templates import library
 from tuft_components.profile import Profile
 from tuft_pipelines.argo.fine_tuning import sft_then_rl
+from tuft_pipelines.argo.publishing import evaluate_and_promote
 from tuft_pipelines.argo.rescoring import rescore_and_update
 from tuft_pipelines.argo.segments import grpo
 from tuft_pipelines.argo.split_steps import grpo_split
 
-_PIPELINES = (grpo, grpo_split, sft_then_rl, rescore_and_update)
+_PIPELINES = (grpo, grpo_split, sft_then_rl, rescore_and_update, evaluate_and_promote)
 
 
 def manifests(profile: Profile) -> dict[str, dict[str, Any]]:

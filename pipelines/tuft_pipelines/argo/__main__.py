@@ -11,6 +11,7 @@ from pathlib import Path
 from tuft_components.argo.files import write_manifests
 from tuft_components.profile import Profile
 from tuft_pipelines.argo import manifests
+from tuft_pipelines.argo.examples import examples
 
 COMMITTED = Path(__file__).parents[3] / "manifests" / "argo"
 
@@ -21,7 +22,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=COMMITTED, metavar="DIR", help="%(default)s")
     options = parser.parse_args()
     profile = Profile.load(options.profile) if options.profile else Profile()
-    write_manifests(options.output, manifests(profile))
+    write_manifests(options.output, {**manifests(profile), **examples()})
 
 
 if __name__ == "__main__":
