@@ -224,7 +224,7 @@ def base_in(
         save_file(stored, folder / "model.safetensors", metadata={"format": "pt"})
         return folder
     names = sorted(stored)
-    weight_map = {}
+    weight_map: dict[str, str] = {}
     for number in range(shards):
         file = f"model-{number + 1:05d}-of-{shards:05d}.safetensors"
         mine = {name: stored[name] for name in names[number::shards]}
