@@ -72,6 +72,9 @@ def library_findings(manifest: Manifest, others: Sequence[Manifest]) -> Iterator
         for other in others
         for template in other["spec"].get("templates", [])
     }
+    run = manifest["spec"].get("workflowSpec", {}).get("workflowTemplateRef")
+    if run is not None:
+        yield from _run_findings(run["name"], manifest["spec"]["workflowSpec"], others)
     own = manifest["metadata"]["name"]
     for template in manifest["spec"].get("templates", []):
         targets: dict[str, Any] = {}
@@ -87,6 +90,13 @@ def library_findings(manifest: Manifest, others: Sequence[Manifest]) -> Iterator
             outputs = targets.get(call_name, {}).get("outputs", {}).get("parameters", [])
             if output not in {entry["name"] for entry in outputs}:
                 yield f"{template['name']}: {call_name} gives no {output}"
+
+
+def _run_findings(name: str, spec: Mapping[str, Any], others: Sequence[Manifest]) -> Iterator[str]:
+    """Of a workflow that is one of a WorkflowTemplate."""
+    target = next((other for other in others if other["metadata"]["name"] == name), None)
+    inputs = target and target["spec"].get("arguments", {})
+    yield from _call_findings(f"workflow of {name}", spec, target and {"inputs": inputs})
 
 
 def calls(template: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from tests.argo.manifest_checks import calls, findings
-from tuft_components.argo.files import text_of, write_manifests
+from tuft_components.argo.files import HEADER, text_of, write_manifests
 from tuft_components.argo.step_templates import LIBRARY, input_parameters, library, step_template
 from tuft_components.profile import Profile
 from tuft_components.steps import (
@@ -27,15 +27,17 @@ from tuft_components.steps import (
 )
 from tuft_pipelines.argo import manifests
 from tuft_pipelines.argo.__main__ import COMMITTED
+from tuft_pipelines.argo.examples import examples
 from tuft_pipelines.argo.parts import Knob, Knobs, passed_on
 
-FILES = manifests(Profile())
+FILES = {**manifests(Profile()), **examples()}
 PIPELINES = [name for name in FILES if name != f"{LIBRARY}.yaml"]
 _NUMBER = re.compile(r"[-+]?(\.\d+|\d+(\.\d*)?)([eE][-+]?\d+)?")
 
 
 def test_the_committed_files_are_up_to_date() -> None:
-    committed = {path.name: path.read_text() for path in COMMITTED.glob("*.yaml")}
+    files = [path for path in COMMITTED.rglob("*.yaml") if path.read_text().startswith(HEADER)]
+    committed = {path.relative_to(COMMITTED).as_posix(): path.read_text() for path in files}
     assert committed == {name: text_of(m) for name, m in FILES.items()}, "run `make generate`"
 
 
@@ -137,9 +139,8 @@ def test_a_profile_is_followed() -> None:
     assert "AWS_REGION" not in env
     assert env["JUDGE_KEY"]["valueFrom"] == {"secretKeyRef": {"name": "judge", "key": "k"}}
     assert "activeDeadlineSeconds" not in step_template(load_step("rollout"), PROFILE)
-    for name in PIPELINES:
-        made = manifests(PROFILE)[name]
-        if made["kind"] == "WorkflowTemplate":
+    for name, made in manifests(PROFILE).items():
+        if name in PIPELINES:
             assert made["spec"]["serviceAccountName"] == "runner"
             assert made["spec"]["imagePullSecrets"] == [{"name": "pull"}]
 
@@ -151,7 +152,7 @@ def test_a_template_gives_its_step_everything_and_fetches_what_it_wrote(name: st
     declared = input_parameters(step)
     assert set(declared) >= {*step.params.model_fields, *step.inputs.model_fields}
     defaults = {n: entry["default"] for n, entry in declared.items() if "default" in entry}
-    given = {n: defaults.get(n, "x") for n in step.params.model_fields}
+    given = {n: defaults.get(n, "1") for n in step.params.model_fields}
     params = step.params.model_validate(given)
     for parameter, field in step.params.model_fields.items():
         if not field.is_required():

@@ -17,7 +17,7 @@ from tuft_components.batches import read_batch
 from tuft_components.profile import CLIENT_SECRET, STORE_SECRET, Profile
 from tuft_pipelines.argo import manifests
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 KEY = "tml-local-dev-key"
 NOWHERE = "http://127.0.0.1:9"
 SMALL = {
@@ -68,44 +68,37 @@ def _of(done: WorkflowResult, template: str) -> list[int]:
     return [pod.exit_code for pod in done.pods if pod.template == template]
 
 
-def test_grpo_survives_failures_stops_early_and_goes_on_under_its_name(
+def test_split_grpo_survives_failures_stops_early_and_goes_on_under_its_name(
     argo: Argo, secrets: dict[str, dict[str, str]], tmp_path: Path
 ) -> None:
     parameters = _parameters(
-        tmp_path, iterations="3", iterations_a_level="2", shards="2", checkpoint_every="2"
+        tmp_path, iterations="2", iterations_a_level="1", shards="2", checkpoint_every="2"
     )
     work = f"s3://argo/runs/{parameters['name']}"
     kept = f"{work}/episodes/rollout-000001/"
     faults = [
-        Fault("feedback", env={"AWS_ENDPOINT_URL": NOWHERE}),
+        Fault("feedback", env={"AWS_ENDPOINT_URL": NOWHERE}),  # it ends with exit code 75
         Fault("rollout", nth=3, kill_when=lambda: bool(list_uris(kept))),
         Fault("update", nth=2, lose=True),
     ]
     done = argo.submit("tuft-grpo-split", parameters, Pods(tmp_path / "1", secrets, faults))
     assert done.phase == "Succeeded", done.messages()
     assert all(fault.happened for fault in faults)
-    assert _of(done, "feedback") == [75, 0, 0, 0]
-    assert sorted(_of(done, "rollout")) == [0, 0, 0, 0, 0, 0, 137]
-    assert _of(done, "update") == [0, -1, 0, 0]
-    assert done.main.outputs["iteration"] == "3"
-    assert done.main.outputs["policy"].endswith("/sampler_weights/policy-000003")
-    for iteration in range(3):
+    assert _of(done, "feedback") == [75, 0, 0]
+    assert sorted(_of(done, "rollout")) == [0, 0, 0, 0, 137]
+    assert _of(done, "update") == [0, -1, 0]
+    assert done.main.outputs["iteration"] == "2"
+    assert done.main.outputs["policy"].endswith("/sampler_weights/policy-000002")
+    for iteration in range(2):
         batch = read_batch(f"{work}/batches/{iteration}.parquet")
-        assert {row.key[:3] for row in batch} == {
-            (iteration, group, sample)
-            for group in range(4 * iteration, 4 * iteration + 4)
-            for sample in range(2)
-        }
+        keys = {(iteration, group, sample) for group in range(4) for sample in range(2)}
+        assert {row.key[:3] for row in batch} == keys
         assert {row.policy.rpartition("/")[2] for row in batch} == {f"policy-{iteration:06d}"}
-    assert [pod.argument("checkpoint_name") for pod in done.of("update")[-2:]] == [
-        "checkpoint-2",
-        "",
-    ]
+    saved = [pod.argument("checkpoint_name") for pod in done.of("update")]
+    assert saved == ["", "checkpoint-2", "checkpoint-2"]
     (report,) = done.of("report")
-    page = report.artifacts["html"].read_text()
-    assert f"{parameters['name']}: Succeeded" in page
-    metrics = json.loads(report.artifacts["metrics"].read_text())
-    assert metrics["iterations"] == 3
+    assert f"{parameters['name']}: Succeeded" in report.artifacts["html"].read_text()
+    assert json.loads(report.artifacts["metrics"].read_text())["iterations"] == 2
 
     # The same name again, with a goal that the first batch reached: nothing is played or trained
     # again, and the recursion ends there.
@@ -115,10 +108,9 @@ def test_grpo_survives_failures_stops_early_and_goes_on_under_its_name(
     assert again.phase == "Succeeded", again.messages()
     assert again.main.outputs["iteration"] == "1"
     assert again.main.outputs["reward"] == done.of("feedback")[1].outputs["mean_reward"]
-    before = done.main.outputs["policy"].replace("policy-000003", "policy-000001")
+    before = done.main.outputs["policy"].replace("policy-000002", "policy-000001")
     assert again.main.outputs["policy"] == before
     assert _of(again, "update") == [0]
-    assert _of(again, "start-run") == [0]
 
 
 def test_segments_of_a_train_loop_and_what_a_wrong_argument_says(

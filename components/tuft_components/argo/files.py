@@ -30,15 +30,21 @@ _Dumper.add_representer(str, _text)
 
 
 def text_of(manifest: Mapping[str, Any]) -> str:
+    """A file's text: a document of YAML. Not by `yaml.safe_dump`, see `_text`."""
     body = yaml.dump(dict(manifest), Dumper=_Dumper, sort_keys=False, width=100, allow_unicode=True)
     return HEADER + body
 
 
 def write_manifests(folder: Path, manifests: Mapping[str, Mapping[str, Any]]) -> None:
-    """Write each to the file of its name, and remove other YAML files that were made so."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for path in folder.glob("*.yaml"):
-        if path.name not in manifests and path.read_text().startswith(HEADER):
+    """Write each to the file of its name, and remove those that were made so and are no more."""
+    for path in folder.rglob("*.yaml"):
+        if path.relative_to(folder).as_posix() not in manifests and _made_here(path):
             path.unlink()
     for name, manifest in manifests.items():
-        (folder / name).write_text(text_of(manifest))
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text_of(manifest))
+
+
+def _made_here(path: Path) -> bool:
+    return path.read_text().startswith(HEADER)
