@@ -78,6 +78,7 @@ class TuftClient:
         self._api_key = api_key
         self._deadline_s = deadline_s
         self.extension = ExtensionClient(base_url, api_key, deadline_s=deadline_s)
+        self._tokenizers: dict[str, PreTrainedTokenizerBase] = {}
 
     def __enter__(self) -> Self:
         return self
@@ -139,7 +140,10 @@ class TuftClient:
 
     def tokenizer(self, model_name: str) -> PreTrainedTokenizerBase:
         """The tokenizer of a served base model, fetched from the service and cached."""
-        return load_tokenizer(fetch_tokenizer(self.extension, self.base_url, model_name))
+        if model_name not in self._tokenizers:
+            folder = fetch_tokenizer(self.extension, self.base_url, model_name)
+            self._tokenizers[model_name] = load_tokenizer(folder)
+        return self._tokenizers[model_name]
 
     def sampling_client(self, policy: str) -> tinker.SamplingClient:
         """A sampling client for a policy: a tinker:// path, or the name of a base model."""

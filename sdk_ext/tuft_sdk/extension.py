@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable, Mapping
+from functools import cache
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -18,6 +19,9 @@ STEP_KEY_HEADER = "X-Tuft-Step-Key"
 _RETRIED = frozenset({408, 429})
 _LONGEST_PAUSE_S = 8.0
 _REQUEST_TIMEOUT_S = 60.0
+
+# Reading all certificates takes longer than most calls.
+_tls = cache(httpx.create_ssl_context)
 
 
 class ExtensionClient:
@@ -41,6 +45,7 @@ class ExtensionClient:
             base_url=base_url.rstrip("/") + "/api/v1/",
             headers={"X-API-Key": api_key, **(headers or {})},
             timeout=httpx.Timeout(_REQUEST_TIMEOUT_S, connect=5.0),
+            verify=_tls(),
         )
 
     def __enter__(self) -> Self:

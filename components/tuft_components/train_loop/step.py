@@ -15,7 +15,7 @@ from tuft_components.feedback.step import FeedbackParams
 from tuft_components.rewards import reward_function
 from tuft_components.rl.advantages import estimator
 from tuft_components.rollout.step import RolloutParams
-from tuft_components.service import connect
+from tuft_components.service import connect, shared
 from tuft_components.steps import (
     Contract,
     Dataset,
@@ -119,6 +119,7 @@ def run(params: LoopParams, inputs: NoInputs, locations: Locations) -> TrainLoop
         _check(given)
         with (
             connect(params.timeout_s, tokenizers=True) as client,
+            shared(client),
             places(params.work_uri) as where,
         ):
             done = Loop(client, _plan(params, given), where).run()
