@@ -44,6 +44,11 @@ def test_all_is_well(environment: None, tmp_path: Path) -> None:
     [
         ("tml-wrong", {}, r"1\. key and version: .*401"),
         (KEY, {"base_model": "huge"}, r"1\. base model: 'huge' is not served; there are: tiny"),
+        (
+            KEY,
+            {"reward": "judge", "reward_args": '{"model": "huge"}', "work_uri": "s3://preflight/c"},
+            r"1\. what the reward needs: the judge 'huge' is not served; there are: tiny",
+        ),
         (KEY, {"policy": "tinker://a:train:0/sampler_weights/x"}, r"1\. policy: .*a:train:0"),
     ],
 )

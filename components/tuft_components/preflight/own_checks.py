@@ -96,3 +96,16 @@ def reward_finding(name: str, args: Mapping[str, Any]) -> Finding:
         "correct reward and reward_args, or the reward's code; it must be in the image",
         see,
     )
+
+
+def reward_needs_finding(name: str, args: Mapping[str, Any]) -> Finding | None:
+    """What the reward itself says of its needs, where it has a method `check`: a judge's model."""
+    check = getattr(reward_function(name, args), "check", None) if name else None
+    if check is None:
+        return None
+
+    def see() -> str:
+        with user_code(f"reward {name}, in check,"):
+            return str(check())
+
+    return look("what the reward needs", "correct reward_args, or bring what is missing", see)

@@ -12,6 +12,7 @@ from tuft_components.preflight.findings import Finding, markdown, raise_what_is_
 from tuft_components.preflight.own_checks import (
     environment_finding,
     reward_finding,
+    reward_needs_finding,
     work_finding,
 )
 from tuft_components.preflight.service_checks import service_findings
@@ -57,6 +58,9 @@ def run(params: PreflightParams, inputs: NoInputs, locations: Locations) -> Pref
         *service_findings(params.base_model, params.policy, params.wait_s),
         work_finding(params.work_uri),
     ]
+    if not any(finding.state in ("wrong", "away") for finding in findings):
+        needs = reward_needs_finding(params.reward, params.reward_args)
+        findings += [needs] if needs else []
     # Also where the step fails: whoever looks into the output finds it whole.
     write_bytes(locations["report"], markdown(findings).encode())
     raise_what_is_wrong(findings)

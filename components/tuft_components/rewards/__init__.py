@@ -5,7 +5,8 @@ A reward is one of
 - a function: called with a whole `Trajectory`, and `reward_args` as keyword arguments;
 - a class: made once with `reward_args` as keyword arguments; its instance is called with each
   `Trajectory`. If it has a method `prepare`, that is called before with the list of all, so that
-  it may judge them at once (many requests to a judge, say) and remember what came out.
+  it may judge them at once (many requests to a judge, say) and remember what came out. If it has
+  a method `check`, `preflight` calls that: it says in a text what is there, or raises.
 
 Each call returns a finite number. `env` is what the environment itself said.
 """

@@ -16,8 +16,10 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import tuft_sdk
-from tuft_components.errors import BadData
+from tuft_components.errors import BadConfiguration, BadData
+from tuft_components.policies import Sampling, ServicePolicy
 from tuft_components.rewards.judge_questions import Scale, encoded, has_chat, question_of, score_in
+from tuft_components.service import connect
 from tuft_components.trajectories import Trajectory
 
 if TYPE_CHECKING:
@@ -83,6 +85,22 @@ class Judge:
         self._concurrency, self._timeout_s = concurrency, timeout_s
         self._scores: dict[tuple[int, int, int], float] = {}
 
+    def check(self) -> str:
+        """For `preflight`: whether the judge is there.
+
+        Raises:
+            BadConfiguration: it is not served. tuft_sdk.SdkError: as the service says.
+        """
+        with connect(self._timeout_s) as client:
+            models = client.models()
+            if self._model.startswith("tinker://"):
+                client.sampling_client(self._model)
+            elif self._model and self._model not in models:
+                raise BadConfiguration(
+                    f"the judge {self._model!r} is not served; there are: {', '.join(models)}"
+                )
+            return f"the judge {self._model or models[0]} is served"
+
     def prepare(self, trajectories: Sequence[Trajectory]) -> None:
         """Ask about all of them at once.
 
@@ -90,9 +108,6 @@ class Judge:
             BadData: too many answers, or with on_nonsense any, held no score.
             tuft_sdk.SdkError: the service is away, or does not serve the judge.
         """
-        from tuft_components.policies import Sampling, ServicePolicy
-        from tuft_components.service import connect
-
         with connect(self._timeout_s, tokenizers=True) as client:
             sampler = client.sampling_client(self._model or client.models()[0])
             with tuft_sdk.translated():
