@@ -30,11 +30,16 @@ def findings(manifests: Sequence[Manifest]) -> list[str]:
     """Everything that is wrong with manifests that are applied together."""
     found = []
     for manifest in manifests:
-        name = f"{manifest['kind']}/{manifest['metadata']['name']}"
+        name = f"{manifest['kind']}/{name_of(manifest)}"
         checks = (schema_findings, reference_findings)
         found += [f"{name}: {text}" for check in checks for text in check(manifest)]
         found += [f"{name}: {text}" for text in library_findings(manifest, manifests)]
     return found
+
+
+def name_of(manifest: Manifest) -> str:
+    metadata = manifest["metadata"]
+    return str(metadata.get("name") or metadata["generateName"])
 
 
 def schema_findings(manifest: Manifest) -> Iterator[str]:
@@ -68,14 +73,14 @@ def reference_findings(manifest: Manifest) -> Iterator[str]:
 def library_findings(manifest: Manifest, others: Sequence[Manifest]) -> Iterator[str]:
     """Calls of templates of other manifests, and results of calls that they do not have."""
     library = {
-        (other["metadata"]["name"], template["name"]): template
+        (name_of(other), template["name"]): template
         for other in others
         for template in other["spec"].get("templates", [])
     }
     run = manifest["spec"].get("workflowSpec", {}).get("workflowTemplateRef")
     if run is not None:
         yield from _run_findings(run["name"], manifest["spec"]["workflowSpec"], others)
-    own = manifest["metadata"]["name"]
+    own = name_of(manifest)
     for template in manifest["spec"].get("templates", []):
         targets: dict[str, Any] = {}
         for call in calls(template):
@@ -94,7 +99,7 @@ def library_findings(manifest: Manifest, others: Sequence[Manifest]) -> Iterator
 
 def _run_findings(name: str, spec: Mapping[str, Any], others: Sequence[Manifest]) -> Iterator[str]:
     """Of a workflow that is one of a WorkflowTemplate."""
-    target = next((other for other in others if other["metadata"]["name"] == name), None)
+    target = next((other for other in others if name_of(other) == name), None)
     inputs = target and target["spec"].get("arguments", {})
     yield from _call_findings(f"workflow of {name}", spec, target and {"inputs": inputs})
 

@@ -45,6 +45,15 @@ def test_argo_takes_them() -> None:
     assert findings(list(FILES.values())) == []
 
 
+def test_the_workflow_in_the_docs_is_one() -> None:
+    docs = (COMMITTED.parents[1] / "docs" / "argo.md").read_text()
+    (text,) = re.findall(r"```yaml\n(.*?)```", docs, re.DOTALL)
+    workflow = yaml.safe_load(text)
+    assert findings([workflow, *FILES.values()]) == []
+    for name in FILES:
+        assert Path(name).stem in docs
+
+
 def test_files_are_written_once_more_without_those_that_are_gone(tmp_path: Path) -> None:
     write_manifests(tmp_path, {"old.yaml": {"a": "1"}, "new.yaml": {"a": "1"}})
     (tmp_path / "mine.yaml").write_text("a: 1")

@@ -103,7 +103,7 @@ def test_shards_are_played_apart_and_judged_together(tmp_path: Path) -> None:
 
 
 def test_evaluations_and_checkpoints_come_every_so_many_iterations(tmp_path: Path) -> None:
-    done = _split(tmp_path, float, iterations="5", eval_every="2", checkpoint_every="3")
+    done = _split(tmp_path, float, iterations="5", evaluate_every="2", checkpoint_every="3")
     evaluated = [pod.argument("iteration") for pod in done.of("evaluate")]
     assert evaluated == ["0", "2", "4", "5"]
     saved = [pod.argument("checkpoint_name") for pod in done.of("update")]

@@ -49,7 +49,7 @@ _OWN_KNOBS = {
         "The last iteration is the one whose batch has this mean reward or more.",
     ),
     "shards": Knob("1", "Pods that play the episodes of an iteration."),
-    "eval_every": Knob("0", "Evaluate the policy every so many iterations; 0: never."),
+    "evaluate_every": Knob("0", "Evaluate the policy every so many iterations; 0: never."),
     "checkpoint_every": Knob(
         "0",
         "Save weights and optimizer every so many iterations, as checkpoint-N; 0: never.",
@@ -59,8 +59,8 @@ _OWN_KNOBS = {
 
 _NUMBER = "asInt(inputs.parameters.iteration)"
 _EVALUATED = (
-    f"asInt(workflow.parameters.eval_every) > 0 && {_NUMBER} > 0 && "
-    f"{_NUMBER} % asInt(workflow.parameters.eval_every) == 0"
+    f"asInt(workflow.parameters.evaluate_every) > 0 && {_NUMBER} > 0 && "
+    f"{_NUMBER} % asInt(workflow.parameters.evaluate_every) == 0"
 )
 _SAVED = (
     f"asInt(workflow.parameters.checkpoint_every) > 0 && "
