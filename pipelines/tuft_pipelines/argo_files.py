@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import yaml
-
+from tuft_components.argo.files import yaml_text
 from tuft_components.profile import Profile
 from tuft_pipelines.argo import manifests
 from tuft_pipelines.argo_server import workflow_template
@@ -26,4 +25,4 @@ def write_for_argo(name: str, profile: Profile, path: Path) -> None:
     ]
     if not path.parent.is_dir():
         raise WrongArgument(f"{path}: the folder {path.parent} does not exist")
-    path.write_text(yaml.safe_dump_all([*libraries, template], sort_keys=False))
+    path.write_text("---\n".join(yaml_text(manifest) for manifest in [*libraries, template]))

@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 HEADER = "# Made by `make generate` (python -m tuft_pipelines.argo): do not edit.\n"
-_LIKE_A_NUMBER = re.compile(r"[-+.]?\d[\d_.eE+-]*")
+_LIKE_A_NUMBER = re.compile(r"[-+.]?\d[\d_.eE+-]*|0o[0-7]+")
 
 
 class _Dumper(yaml.SafeDumper):
@@ -29,10 +29,14 @@ def _text(dumper: _Dumper, text: str) -> yaml.ScalarNode:
 _Dumper.add_representer(str, _text)
 
 
+def yaml_text(manifest: Mapping[str, Any]) -> str:
+    """A document of YAML that Kubernetes reads as it was meant, which `yaml.safe_dump` is not."""
+    return yaml.dump(dict(manifest), Dumper=_Dumper, sort_keys=False, width=100, allow_unicode=True)
+
+
 def text_of(manifest: Mapping[str, Any]) -> str:
-    """A file's text: a document of YAML. Not by `yaml.safe_dump`, see `_text`."""
-    body = yaml.dump(dict(manifest), Dumper=_Dumper, sort_keys=False, width=100, allow_unicode=True)
-    return HEADER + body
+    """The text of the manifest's committed file."""
+    return HEADER + yaml_text(manifest)
 
 
 def write_manifests(folder: Path, manifests: Mapping[str, Mapping[str, Any]]) -> None:
