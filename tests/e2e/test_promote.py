@@ -74,8 +74,9 @@ def test_what_is_published_says_what_the_policy_says(
     service: Service, saved: tuple[list[str], Any], tiny_model_folder: Path, tmp_path: Path
 ) -> None:
     (policy, checkpoint), said = saved
-    merge = {"merge": True, "base_model_uri": tiny_model_folder}
-    for path, more in ((policy, merge), (checkpoint, {})):
+    merge: dict[str, Any] = {"merge": True, "base_model_uri": tiny_model_folder}
+    no_merge: dict[str, Any] = {}
+    for path, more in ((policy, merge), (checkpoint, no_merge)):
         outcome = promote(service, tmp_path, path, **more)
         assert outcome.code == ExitCode.OK, outcome.error
         assert outcome.outputs["promoted"] is True
@@ -95,7 +96,7 @@ def test_killed_and_run_again(
 ) -> None:
     """One version, and the same once more; another policy is not published over it."""
     (policy, checkpoint), _ = saved
-    more = {"version": "1", "merge": True, "base_model_uri": tiny_model_folder}
+    more: dict[str, Any] = {"version": "1", "merge": True, "base_model_uri": tiny_model_folder}
     fault = Fault(
         "GET tuft/checkpoints/ID/sampler_weights/p/files/adapter_model.safetensors", "after"
     )
