@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +92,18 @@ def test_a_template_passes_everything_to_the_step(name: str) -> None:
     kinds = step.output_kinds()
     given = {item["name"] for item in template["outputs"]["parameters"]}
     assert {n for n, kind in kinds.items() if kind != "artifact"} <= given <= set(kinds)
+
+
+def test_manifests_are_made_without_the_server() -> None:
+    """Not everybody who makes them runs the plugin; and in its place there is a clear word."""
+    code = (
+        "import sys; sys.modules.update(dict.fromkeys(('starlette', 'uvicorn', 'kfp', 'tinker')));"
+        "import tuft_components.argo_plugin.manifest, tuft_components.argo_plugin.cli as cli;"
+        "cli.find_spec = lambda name: None; sys.exit(cli.main([]))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 78
+    assert "pip install 'tuft-pipelines[argo]'" in done.stderr
 
 
 def test_the_retry_policy_is_that_of_the_exit_codes() -> None:

@@ -24,7 +24,7 @@ from tests.waiting import wait_until
 @pytest.fixture(scope="module")
 def plugin(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Plugin]:
     folder = tmp_path_factory.mktemp("plugin")
-    with running_plugin(folder, "--tries=2", "--backoff-s=0.1") as plugin:
+    with running_plugin(folder, "--tries=2", "--backoff-s=0.1", "--wait-s=25") as plugin:
         yield plugin
 
 

@@ -26,7 +26,7 @@ from tests.e2e.service import Service, running, write_config
 from tests.waiting import wait_until
 from tuft_components.batches import write_batch
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 
 def free_port() -> int:
@@ -136,6 +136,20 @@ def _update_twice(
         measured = succeeded(next_plugin.until_done(request(evaluate)))
         assert 0 <= float(measured["mean_reward"]) <= 1
         assert json.loads(measured["metrics"])["episodes"] == 4
+        promote = from_library(
+            "promote",
+            policy=done["policy"],
+            target_uri=folder / "models",
+            model_name="curve",
+            metric=measured["mean_reward"],
+            model_uri=folder / "model.json",
+        )
+        promoted = succeeded(next_plugin.until_done(request(promote)))
+        assert promoted["promoted"] == "true"
+        assert promoted["uri"].startswith(str(folder / "models" / "curve"))
+        assert promoted["model"] == str(folder / "model.json")
+        assert (folder / "model.json").is_file()
+        assert "card" not in promoted, "nobody asked for it to be kept here"
     assert updates_behind(service, run_id, "after-0") == 1
     assert updates_behind(service, run_id, "after-1") == 2
     records = {path.name for path in (folder / "work" / "records").iterdir()}

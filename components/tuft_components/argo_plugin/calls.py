@@ -23,7 +23,7 @@ from tuft_components.argo_plugin.wire import Asked
 from tuft_components.errors import BadConfiguration
 from tuft_components.steps import Html, Markdown, OutputKind, load_step
 
-SERVICE_STEPS = ("start_run", "update", "evaluate")
+SERVICE_STEPS = ("start_run", "update", "evaluate", "promote")
 """Steps whose work the service does. The others do work of their own, which wants a pod."""
 
 _OF_USERS = ("env", "reward")

@@ -8,6 +8,7 @@ import signal
 import socket
 import sys
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -31,6 +32,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parsed = _parser().parse_args(arguments)
     if parsed.wait_s > _LONGEST_WAIT_S:
         print(f"tuft-argo-plugin: --wait-s must be at most {_LONGEST_WAIT_S}", file=sys.stderr)
+        return int(ExitCode.BAD_CONFIGURATION)
+    if find_spec("starlette") is None or find_spec("uvicorn") is None:
+        print("tuft-argo-plugin: pip install 'tuft-pipelines[argo]' first", file=sys.stderr)
         return int(ExitCode.BAD_CONFIGURATION)
     logging.basicConfig(
         level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(message)s"
