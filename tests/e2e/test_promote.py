@@ -18,7 +18,7 @@ from tests.e2e.service import Service
 from tests.helpers.step_process import Fault, Outcome, StepProcess
 from tuft_components.errors import ExitCode
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 KEY = "tml-local-dev-key"
 TOKENS = [11, 42, 37, 99, 7, 300]

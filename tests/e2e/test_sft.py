@@ -17,10 +17,11 @@ from tests.e2e.service import Service
 from tests.helpers.step_process import Fault, Outcome, StepProcess
 from tuft_components.errors import ExitCode
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 KEY = "tml-local-dev-key"
 KILLED = -9
+PATIENCE_S = 300
 WORDS = ["cat", "dog", "sun", "ice", "tree", "house", "fox", "one", "two", "three"]
 STEPS = 9  # of 18 rows that are trained on, in batches of 4, two epochs, at most so many
 
@@ -107,7 +108,7 @@ def tuning(service: Service, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 def undisturbed(tuning: Tuning) -> tuple[Any, dict[str, Any]]:
     """Outputs and weights of a fine-tuning that nothing happens to."""
     run_id = tuning.new_run()
-    outputs = outputs_of(run_id, tuning.start(run_id).wait())
+    outputs = outputs_of(run_id, tuning.start(run_id).wait(PATIENCE_S))
     return outputs, tuning.weights(run_id)
 
 
@@ -139,7 +140,7 @@ def test_the_loss_is_that_of_the_trained_tokens(tuning: Tuning) -> None:
             learning_rate=0,
             reduction=reduction,
             step_key=reduction,
-        ).wait()
+        ).wait(PATIENCE_S)
         found[reduction] = outputs_of(run_id, outcome)["metrics"]["loss"]
     training = tuning.client.create_lora_training_client("tiny", rank=4, seed=1).result(60)
     tokenizer = _tokenizer(tuning)
@@ -174,11 +175,11 @@ def test_killed_and_run_again_it_ends_with_the_same_weights(
 ) -> None:
     outputs, weights = undisturbed
     run_id = tuning.new_run()
-    assert tuning.start(run_id, fault).wait().code == KILLED
-    assert outputs_of(run_id, tuning.start(run_id).wait()) == outputs
+    assert tuning.start(run_id, fault).wait(PATIENCE_S).code == KILLED
+    assert outputs_of(run_id, tuning.start(run_id).wait(PATIENCE_S)) == outputs
     assert_same(tuning.weights(run_id), weights)
     # Once more: the same, and the run is taken from nobody.
-    again = tuning.start(run_id).wait()
+    again = tuning.start(run_id).wait(PATIENCE_S)
     assert outputs_of(run_id, again) == outputs
     assert not [name for name in again.requests if "attach" in name]
 
@@ -189,22 +190,25 @@ def test_killed_three_times_at_any_moment(
     outputs, weights = undisturbed
     run_id = tuning.new_run()
     for nth in (2, 2, 2):
-        assert tuning.start(run_id, Fault("POST optim_step", "after", nth)).wait().code == KILLED
-    assert outputs_of(run_id, tuning.start(run_id).wait()) == outputs
+        assert (
+            tuning.start(run_id, Fault("POST optim_step", "after", nth)).wait(PATIENCE_S).code
+            == KILLED
+        )
+    assert outputs_of(run_id, tuning.start(run_id).wait(PATIENCE_S)) == outputs
     assert_same(tuning.weights(run_id), weights)
 
 
 def test_another_fine_tuning_is_not_taken_for_it(tuning: Tuning) -> None:
     run_id = tuning.new_run()
-    assert tuning.start(run_id, max_steps=1).wait().code == ExitCode.OK
-    other = tuning.start(run_id, max_steps=1, learning_rate=1e-3).wait()
+    assert tuning.start(run_id, max_steps=1).wait(PATIENCE_S).code == ExitCode.OK
+    other = tuning.start(run_id, max_steps=1, learning_rate=1e-3).wait(PATIENCE_S)
     assert other.code == ExitCode.BAD_CONFIGURATION
     assert "stands for another fine-tuning, with other learning_rate." in other.error
-    taken = tuning.start(run_id, max_steps=1, step_key="second", policy_name="sft").wait()
+    taken = tuning.start(run_id, max_steps=1, step_key="second", policy_name="sft").wait(PATIENCE_S)
     assert taken.code == ExitCode.BAD_CONFIGURATION
     assert "exists already: give policy_name" in taken.error
-    assert tuning.start(run_id, max_steps=1, step_key="second").wait().code == ExitCode.OK
+    assert tuning.start(run_id, max_steps=1, step_key="second").wait(PATIENCE_S).code == ExitCode.OK
     assert tuning.weights(run_id, "second")["step"] == 2
-    longer = tuning.start(run_id, max_length=10_000).wait()
+    longer = tuning.start(run_id, max_length=10_000).wait(PATIENCE_S)
     assert longer.code == ExitCode.BAD_CONFIGURATION
     assert "is served with 256 tokens" in longer.error
