@@ -183,18 +183,16 @@ class Round:
     def _kill_at(self, point: str) -> bool:
         """Whether a process came there and died of it."""
         role = role_of(point)
-        begun = time.monotonic()
         self._faults.arm(point)
         if (earlier := point_before(point)) is not None:
             self._faults.arm(earlier)
-        elif is_at_start(point):
+            if is_at_start(point) and self._fires(earlier):
+                self._wait_for_progress(earlier)
+        if is_at_start(point):
             self._service.kill(role)
         elif is_at_stop(point):
             self._service.kill(role, how=signal.SIGTERM)
-        while self._faults.is_armed(point) and not self._ends():
-            if time.monotonic() > begun + _REACH_S:
-                break
-            time.sleep(0.02)
+        self._fires(point)
         if earlier is not None:
             self._faults.disarm(earlier)
         if self._faults.disarm(point):
@@ -202,6 +200,13 @@ class Round:
         self._tally.kills[point] += 1
         self._wait_for_progress(point)
         return True
+
+    def _fires(self, point: str) -> bool:
+        """Whether a process comes there in a while."""
+        give_up_at = time.monotonic() + _REACH_S
+        while self._faults.is_armed(point) and not self._ends() and time.monotonic() < give_up_at:
+            time.sleep(0.02)
+        return not self._faults.is_armed(point)
 
     def _kill(self) -> str:
         """End a process; which one, or nothing where there is none."""

@@ -81,14 +81,16 @@ _OF_SEVERAL = frozenset(
     }
 )
 _AT_START = frozenset(
-    {"trainer.lease_acquire", "trainer.hset-models", "trainer.ranks-resume"}
+    {"trainer.lease_acquire", "trainer.hset-models", "trainer.ranks-resume", "trainer.hdel-deaths"}
     | {"rank.ranks-resume", "sampler.sample_reclaim", "api.set-store-id"}
 )
 _AT_STOP = frozenset({"trainer.lease_release", "sampler.sample_release"})
-# A death there is what the next process makes a note of.
+# A death there is what the next process makes a note of, and the one after that strikes out; or it
+# leaves a file that nothing names.
 _AFTER = {
     "trainer.journal_death": "trainer.ranks-compute.after",
     "trainer.hdel-deaths": "trainer.ranks-compute.after",
+    "trainer.delete-policies-file": "trainer.put-policies-file.after",
 }
 
 _WHERE = {"trainer": _TRAINER, "api": _API, "sampler": _SAMPLER}
