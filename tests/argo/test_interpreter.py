@@ -14,7 +14,7 @@ from tests.argo.expressions import ExpressionError, evaluate
 from tests.argo.interpreter import Argo, WorkflowResult
 from tests.argo.pods import Fault, Pods
 from tests.argo.scopes import Unresolved, resolved
-from tuft_components.argo.pods import retry_strategy
+from tuft_components.argo.pods import RETRY_EXPRESSION, retry_strategy
 from tuft_components.profile import StepSettings
 
 SCOPE = {
@@ -138,6 +138,11 @@ def test_our_retry_strategy_retries_what_may_get_better(
         tmp_path, _shell("main", script, retryStrategy=retry_strategy(StepSettings(retries=2)))
     )
     assert (done.phase, len(done.pods)) == (phase, tries), done.messages()
+
+
+@pytest.mark.parametrize(("status", "code"), [("Error", "0"), ("Failed", "-1")])
+def test_a_pod_without_an_exit_code_is_retried(status: str, code: str) -> None:
+    assert evaluate(RETRY_EXPRESSION, {"lastRetry": {"status": status, "exitCode": code}}) is True
 
 
 def test_a_lost_pod_is_retried(tmp_path: Path) -> None:

@@ -13,7 +13,15 @@ import yaml
 
 from tests.argo.manifest_checks import calls, findings
 from tuft_components.argo.files import HEADER, text_of, write_manifests
-from tuft_components.argo.step_templates import LIBRARY, input_parameters, library, step_template
+from tuft_components.argo.step_templates import (
+    LIBRARY,
+    input_parameters,
+    library,
+    step_template,
+    template_name,
+)
+from tuft_components.argo_plugin import manifest
+from tuft_components.argo_plugin.calls import SERVICE_STEPS
 from tuft_components.profile import Profile
 from tuft_components.steps import (
     STEP_NAMES,
@@ -43,6 +51,22 @@ def test_the_committed_files_are_up_to_date() -> None:
 
 def test_argo_takes_them() -> None:
     assert findings(list(FILES.values())) == []
+
+
+def test_steps_that_mostly_wait_can_go_to_the_executor_plugin() -> None:
+    made = manifests(Profile(), plugin=True)
+    library_of_plugin = manifest.library(Profile())
+    assert findings([library_of_plugin, *made.values()]) == []
+    called = {
+        (call["templateRef"]["name"], call["templateRef"]["template"])
+        for file in made.values()
+        for template in file["spec"]["templates"]
+        for call in calls(template)
+        if "templateRef" in call
+    }
+    there = {template for library_name, template in called if library_name == manifest.LIBRARY}
+    assert there == {template_name(step) for step in SERVICE_STEPS} - {"evaluate"}
+    assert not {template for name, template in called if name == LIBRARY} & there
 
 
 def test_the_workflow_in_the_docs_is_one() -> None:

@@ -15,14 +15,15 @@ TMP = "/tmp"  # noqa: S108  # of a container: an emptyDir that belongs to its po
 OUTPUTS = f"{TMP}/outputs"
 """Where a step leaves what Argo fetches from its pod."""
 
-_KILLED = (137, 143)
-"""SIGKILL (memory, a node that went away) and SIGTERM (an eviction, a deadline)."""
+_LOST = (-1, 137, 143)
+"""No exit code (Argo's -1: a pod that was evicted before it began, say), SIGKILL (memory, a node that
+went away) and SIGTERM (an eviction, a deadline)."""
 
 RETRY_EXPRESSION = (
     "lastRetry.status == 'Error' or asInt(lastRetry.exitCode) in "
-    f"[{','.join(str(code) for code in (int(ExitCode.TRANSIENT), *_KILLED))}]"
+    f"[{','.join(str(code) for code in sorted((int(ExitCode.TRANSIENT), *_LOST)))}]"
 )
-"""Retry where that can help. Status Error: the pod was lost, whatever became of the step."""
+"""Retry where that can help. Status Error: the pod was deleted, whatever became of the step."""
 
 
 def retry_strategy(settings: StepSettings) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from typing import Any
 
 from tuft_components.argo.step_templates import library
 from tuft_components.profile import Profile
+from tuft_pipelines.argo.executor_plugin import without_pods
 from tuft_pipelines.argo.fine_tuning import sft_then_rl
 from tuft_pipelines.argo.publishing import evaluate_and_promote
 from tuft_pipelines.argo.rescoring import rescore_and_update
@@ -15,7 +16,14 @@ from tuft_pipelines.argo.split_steps import grpo_split
 _PIPELINES = (grpo, grpo_split, sft_then_rl, rescore_and_update, evaluate_and_promote)
 
 
-def manifests(profile: Profile) -> dict[str, dict[str, Any]]:
-    """File name → manifest, of everything for that cluster."""
-    found = [library(profile), *(pipeline(profile) for pipeline in _PIPELINES)]
+def manifests(profile: Profile, *, plugin: bool = False) -> dict[str, dict[str, Any]]:
+    """File name → manifest, of everything for that cluster.
+
+    Args:
+        plugin: the steps that Argo's executor plugin can execute are called there, not as pods.
+    """
+    pipelines = [pipeline(profile) for pipeline in _PIPELINES]
+    if plugin:
+        pipelines = [without_pods(pipeline) for pipeline in pipelines]
+    found = [library(profile), *pipelines]
     return {f"{manifest['metadata']['name']}.yaml": manifest for manifest in found}

@@ -20,9 +20,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tuft_pipelines.argo", description=__doc__)
     parser.add_argument("--profile", type=Path, metavar="FILE", help="settings of your cluster")
     parser.add_argument("--output", type=Path, default=COMMITTED, metavar="DIR", help="%(default)s")
+    parser.add_argument(
+        "--plugin", action="store_true", help="steps that mostly wait go to the executor plugin"
+    )
     options = parser.parse_args()
     profile = Profile.load(options.profile) if options.profile else Profile()
-    write_manifests(options.output, {**manifests(profile), **examples()})
+    write_manifests(options.output, {**manifests(profile, plugin=options.plugin), **examples()})
 
 
 if __name__ == "__main__":
