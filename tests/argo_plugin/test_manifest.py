@@ -12,6 +12,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
+from tests.argo.manifest_checks import findings
 from tuft_components.argo_plugin.calls import SERVICE_STEPS
 from tuft_components.argo_plugin.executions import Limits
 from tuft_components.argo_plugin.manifest import (
@@ -41,6 +42,10 @@ def test_kubernetes_takes_them() -> None:
         if manifest["apiVersion"].startswith(("v1", "rbac")):
             kubernetes_validate.validate(manifest, "1.33", strict=True)
             assert name in (ROOT / FOLDER / "kustomization.yaml").read_text()
+
+
+def test_argo_takes_the_library() -> None:
+    assert findings([library(Profile())]) == []
 
 
 def test_the_sidecar_is_what_argo_demands() -> None:

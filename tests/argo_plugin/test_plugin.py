@@ -116,10 +116,10 @@ def test_a_plugin_that_is_killed_takes_its_steps_along_and_the_next_begins_again
         reply = first.ask(waiting)
         assert reply["node"]["phase"] == "Running"
         assert reply["requeue"] == "5s"
-        wait_until(first.steps, 10, "the step's process begins")
+        wait_until(first.steps, 30, "the step's process begins")
         (step,) = first.steps()
         first.process.kill()
-        wait_until(lambda: not step.is_running(), 10, "the step ends with the plugin")
+        wait_until(lambda: not step.is_running(), 30, "the step ends with the plugin")
     left = set((tmp_path / "tmp").iterdir())
     with running_plugin(tmp_path, "--wait-s=0.1", "--workers=1") as second:
         assert second.ask(waiting)["node"]["phase"] == "Running"
@@ -128,9 +128,9 @@ def test_a_plugin_that_is_killed_takes_its_steps_along_and_the_next_begins_again
         other = second.ask(request(from_library("start-run", timeout_s=61)))
         assert other["node"]["phase"] == "Pending"
         assert "waits for a worker" in other["node"]["message"]
-        wait_until(second.steps, 10, "the step's process begins")
+        wait_until(second.steps, 30, "the step's process begins")
         (step,) = second.steps()
         second.process.send_signal(signal.SIGTERM)
-        assert second.process.wait(10) == 0
+        assert second.process.wait(60) == 0
         assert not psutil.pid_exists(step.pid)
         assert set((tmp_path / "tmp").iterdir()) == left
