@@ -1,8 +1,9 @@
 """One training loop as three programs: `python -m tests.bench.loop_programs FORM --help`.
 
-plain: a Python program over the Tinker SDK, written as its users write them. train_loop and split:
-a pipeline through kfp.local, with the iterations in one step, or three steps an iteration. All
-play the same episodes with the same random numbers, so that they do the same work.
+plain: a Python program over the Tinker SDK, written as its users write them; without_torch is the
+same where the SDK finds no torch to import. train_loop and split: a pipeline through kfp.local, with
+the iterations in one step, or three steps an iteration. All play the same episodes with the same
+random numbers, so that they do the same work.
 
 KFP reads types at run time: no postponed annotations here.
 """
@@ -47,13 +48,17 @@ def read(folder: Path) -> Told:
     return Told(**json.loads((folder / "told.json").read_text()))
 
 
-def plain(model: str, iterations: int, folder: Path) -> Told:
-    del folder
+def without_torch(model: str, iterations: int, folder: Path) -> Told:
+    """As `plain` is where torch is not installed; the steps' processes start so everywhere."""
     from tuft_components.processes import enter_step_process, import_clients
 
-    # As where torch is not installed, which is how the steps' processes start.
     enter_step_process()
     import_clients(tokenizers=True)
+    return plain(model, iterations, folder)
+
+
+def plain(model: str, iterations: int, folder: Path) -> Told:
+    del folder
     import tinker
 
     import tuft_sdk
@@ -197,6 +202,7 @@ def _run(pipeline: Callable[[], None], folder: Path) -> dict[str, Any]:
 
 FORMS: dict[str, Callable[[str, int, Path], Told]] = {
     "plain": plain,
+    "without_torch": without_torch,
     "train_loop": train_loop,
     "split": split,
 }
