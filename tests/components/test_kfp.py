@@ -46,7 +46,8 @@ def test_a_face_has_the_contract_of_its_step(name: str, face: str, tmp_path: Pat
     for parameter, definition in parameters.items():
         field = step.params.model_fields[parameter]
         assert definition.get("isOptional", False) != field.is_required(), parameter
-        given[parameter] = definition.get("defaultValue", "x")
+        number = definition["parameterType"].startswith("NUMBER")
+        given[parameter] = definition.get("defaultValue", 1 if number else "x")
     defaults = step.params.model_validate(given)
     for parameter, field in step.params.model_fields.items():
         if not field.is_required():
