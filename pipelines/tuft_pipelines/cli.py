@@ -96,6 +96,11 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument("--iterations", type=int, default=8, metavar="N", help="(%(default)s)")
     _add_param(demo)
 
+    _add_remote(command)
+    return parser
+
+
+def _add_remote(command: Callable[..., argparse.ArgumentParser]) -> None:
     submit = command("submit", commands.submit, "start a pipeline on a cluster")
     _add_name(submit)
     _add_engine(submit)
@@ -113,7 +118,6 @@ def _parser() -> argparse.ArgumentParser:
     logs.add_argument(
         "--task", default="", metavar="TASK", help="one task (without: those that failed, or all)"
     )
-    return parser
 
 
 def _add_name(parser: argparse.ArgumentParser) -> None:

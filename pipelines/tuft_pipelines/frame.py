@@ -9,8 +9,6 @@ from pydantic import Field
 from tuft_components.steps import Contract
 from tuft_pipelines.ready import Builder
 
-CHECKPOINT_NAME = "final"
-
 
 class Named(Contract):
     """Of every pipeline."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydantic import Field
 
 from tuft_components.steps import JsonList
-from tuft_pipelines.frame import CHECKPOINT_NAME, EVALUATION, Named, begin, end, evaluate
+from tuft_pipelines.frame import EVALUATION, Named, begin, end, evaluate
 from tuft_pipelines.parameters import gathered
 from tuft_pipelines.ready import Builder, NoChoices, ReadyPipeline
 
@@ -33,7 +33,7 @@ def compose(build: Builder, choices: NoChoices) -> None:
         "update",
         "update",
         batch=judged.outputs["batch"],
-        checkpoint_name=CHECKPOINT_NAME,
+        checkpoint_name=f"rescored-{build.value('name')}",
     )
     evaluate(build, "after", updated.outputs["policy"], build.value("iteration"))
     end(build)

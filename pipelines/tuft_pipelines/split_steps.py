@@ -11,7 +11,7 @@ from typing import Any, Self
 from pydantic import Field, model_validator
 
 from tuft_components.steps import Contract
-from tuft_pipelines.frame import CHECKPOINT_NAME, EVALUATION, NewRun, begin_run, end, evaluate
+from tuft_pipelines.frame import EVALUATION, NewRun, begin_run, end, evaluate
 from tuft_pipelines.parameters import gathered
 from tuft_pipelines.ready import Builder, ReadyPipeline
 
@@ -66,7 +66,8 @@ def compose(build: Builder, choices: SplitChoices) -> None:
             run_id=start.outputs["run_id"],
             batch=_batch(build, iteration, policies[version], version, choices.shards),
             iteration=iteration,
-            checkpoint_name=CHECKPOINT_NAME if last else "",
+            # With its number, so that the run can go on later with more iterations.
+            checkpoint_name=f"checkpoint-{iteration + 1:06d}" if last else "",
         )
         policies.append(updated.outputs["policy"])
         due = choices.evaluate_every and (iteration + 1) % choices.evaluate_every == 0

@@ -153,7 +153,7 @@ def test_each_update_trains_on_the_newest_policy() -> None:
     assert source(tasks, "evaluate after 2", "policy") == "update 2.policy"
     assert source(tasks, "evaluate after", "policy") == "update 3.policy"
     assert constant(tasks, "evaluate after", "iteration") == 3
-    assert constant(tasks, "update 3", "checkpoint_name") == "final"
+    assert constant(tasks, "update 3", "checkpoint_name") == "checkpoint-000003"
 
 
 def test_stale_rollouts_need_not_wait_for_the_last_update() -> None:

@@ -72,13 +72,6 @@ def split(pipeline_service: Service, tmp_path_factory: pytest.TempPathFactory) -
 
 
 def test_grpo_in_split_steps(split: Run, pipeline_service: Service) -> None:
-    assert list(split.tasks) == [
-        *("preflight", "start run", "evaluate before"),
-        *("rollout 1, 1 of 2", "rollout 1, 2 of 2"),
-        *("rollout 2, 1 of 2", "rollout 2, 2 of 2"),
-        *("feedback 1", "update 1", "feedback 2", "update 2"),
-        *("evaluate after", "report"),
-    ] or set(split.tasks) >= {"update 2", "report"}
     run_id = split.tasks["start run"]["parameters"]["run_id"]
     for number, staleness in ((1, 0.0), (2, 1.0)):
         judged, updated = split.tasks[f"feedback {number}"], split.tasks[f"update {number}"]
@@ -92,8 +85,16 @@ def test_grpo_in_split_steps(split: Run, pipeline_service: Service) -> None:
         assert updated["parameters"]["policy"] == policy
     trajectories = split.tasks["rollout 1, 1 of 2"]["artifacts"]["trajectories"]
     assert trajectories["metadata"]["schema"] == "tuft.trajectories/2"
-    assert split.tasks["update 2"]["parameters"]["checkpoint"] == f"tinker://{run_id}/weights/final"
-    manifest = pipeline_service.checkpoint_dir / "runs" / run_id / "weights/final/manifest.json"
+    assert (
+        split.tasks["update 2"]["parameters"]["checkpoint"]
+        == f"tinker://{run_id}/weights/checkpoint-000002"
+    )
+    manifest = (
+        pipeline_service.checkpoint_dir
+        / "runs"
+        / run_id
+        / "weights/checkpoint-000002/manifest.json"
+    )
     assert manifest.is_file()
     records = [(record.step, record.iteration) for record in split.work().records()]
     assert ("update", 1) in records
