@@ -11,7 +11,7 @@ from tinker import types
 from tests.components.samples import ROW, row
 from tuft_components.update.assembly import datum_of, rows_with_signal
 from tuft_components.update.step import UpdateParams, _outputs
-from tuft_sdk.plans import ForwardBackward, OptimStep, Plan, SaveForSampler
+from tuft_sdk.plans import ForwardBackward, OptimStep, Plan, SaveForSampler, SaveState
 
 
 def test_groups_without_signal_are_dropped() -> None:
@@ -68,7 +68,9 @@ def test_metrics_tell_what_the_trainer_said() -> None:
     forward = SimpleNamespace(metrics={"loss:sum": 1.5}, loss_fn_outputs=[{"logprobs": logprobs}])
     optim = SimpleNamespace(metrics={"grad_norm": 0.25})
     outputs = _outputs(
-        UpdateParams(run_id="s:train:0"), plan, [forward, forward, optim, SimpleNamespace()]
+        UpdateParams(run_id="s:train:0", checkpoint_name="not-saved"),
+        plan,
+        [forward, forward, optim, SimpleNamespace()],
     )
     assert outputs.policy == "tinker://s:train:0/sampler_weights/policy-000001"
     assert outputs.checkpoint == ""
@@ -82,10 +84,17 @@ def test_metrics_tell_what_the_trainer_said() -> None:
 
 def test_expired_results_leave_the_policy() -> None:
     plan = Plan(
-        [ForwardBackward([datum_of(ROW)], "ppo"), OptimStep(types.AdamParams())],
+        [
+            ForwardBackward([datum_of(ROW)], "ppo"),
+            OptimStep(types.AdamParams()),
+            SaveForSampler("p"),
+            SaveState("c"),
+        ],
         {"policy": "p", "completion_lengths": [2], "metrics": {"rows": 1.0}},
     )
-    outputs = _outputs(UpdateParams(run_id="r", checkpoint_name="c"), plan, [None, None])
+    # The checkpoint is that of the plan, whatever a retry asks for.
+    params = UpdateParams(run_id="r", checkpoint_name="another")
+    outputs = _outputs(params, plan, [None, None, None, None])
     assert outputs.policy == "tinker://r/sampler_weights/p"
     assert outputs.checkpoint == "tinker://r/weights/c"
     assert outputs.metrics == {"rows": 1.0}

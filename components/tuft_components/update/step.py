@@ -135,7 +135,7 @@ def _plan(params: UpdateParams, rows: list[BatchRow], attached: tuft_sdk.Attache
 
 
 def _outputs(params: UpdateParams, plan: Plan, results: list[Any]) -> UpdateOutputs:
-    from tuft_sdk.plans import ForwardBackward, OptimStep
+    from tuft_sdk.plans import ForwardBackward, OptimStep, SaveState
 
     metrics: Metrics = dict(plan.notes["metrics"])
     old: list[float] = []
@@ -158,10 +158,11 @@ def _outputs(params: UpdateParams, plan: Plan, results: list[Any]) -> UpdateOutp
         # How far the policy that was sampled from is from the one that was trained, by the
         # estimator k1 of http://joschu.net/blog/kl-approx.html; near 0 when on-policy.
         metrics["kl_sample_train"] = float(np.mean(np.asarray(old) - np.asarray(new)))
-    run_id, checkpoint = params.run_id, params.checkpoint_name
+    # What was recorded is what was saved, even if a retry has other parameters.
+    saved = [each.name for each in plan.operations if isinstance(each, SaveState)]
     return UpdateOutputs(
-        policy=tuft_sdk.sampler_path(run_id, plan.notes["policy"]),
-        checkpoint=tuft_sdk.checkpoint_path(run_id, checkpoint) if checkpoint else "",
+        policy=tuft_sdk.sampler_path(params.run_id, plan.notes["policy"]),
+        checkpoint=tuft_sdk.checkpoint_path(params.run_id, saved[0]) if saved else "",
         metrics=metrics,
     )
 
