@@ -324,5 +324,12 @@ def test_what_does_not_fit_is_refused(tmp_path: Path) -> None:
     refused(other, "no weights for 1 layers of the adapter, model.q")
     (other / "model.safetensors").write_bytes((large / "model.safetensors").read_bytes()[:-8])
     refused(other, "not a whole safetensors file")
+    split = base_in(tmp_path / "split", shards=2)
+    index = json.loads((split / "model.safetensors.index.json").read_text())
+    file = split / index["weight_map"]["model.q.weight"]
+    save_file({n: v for n, v in load_file(file).items() if n != "model.q.weight"}, file)
+    refused(split, "no file of .* has the weights of model.q")
+    file.unlink()
+    refused(split, "lacks model-0000")
     with pytest.raises(BadData, match="only plain LoRA"):
         adapter_in(tmp_path / "dora", use_dora=True)

@@ -61,8 +61,9 @@ class Base:
         others = [
             name
             for name in names
-            if name not in (_CONFIG, _INDEX)
-            and (name.endswith(_SUFFIXES) or name.startswith(_LEGAL))
+            if (name.endswith(_SUFFIXES) or name.startswith(_LEGAL))
+            and name != _CONFIG
+            and not name.endswith(".index.json")
         ]
         return cls(uri, shards, others, index, config)
 
@@ -87,6 +88,7 @@ class _Maker:
         self._adapter = adapter
         self._publication = publication
         self._weight_map: dict[str, str] = {}
+        self._merged: set[str] = set()
         self._bytes = 0
         names = base.index
         # An output layer that shares the embedding's tensor gets one of its own: the adapter is
@@ -115,7 +117,9 @@ class _Maker:
                 self._head(source, found[_EMBEDDING])
 
     def finish(self) -> None:
-        """What is not weights."""
+        """What is not weights. Raises BadData: a layer was in no shard."""
+        if missing := sorted(set(self._adapter.pairs) - self._merged):
+            raise BadData(f"no file of {self._base.uri} has the weights of {missing[0]}")
         for name in self._base.others:
             with local_input(f"{self._base.uri}/{name}") as source:
                 self._publication.add(f"{FOLDER}/{name}", source)
@@ -140,6 +144,7 @@ class _Maker:
         a, b = self._adapter.weights(layer)
         what = f"{layer}.weight of {self._base.uri}"
         add_low_rank(path, place, b, a, self._adapter.scaling, what)
+        self._merged.add(layer)
 
     def _note(self, tensor: str, file: str, place: Place) -> None:
         self._weight_map[tensor] = file

@@ -139,7 +139,9 @@ def _publish(
     """Publish what is not there yet. Returns where, and the manifest; the card is in the folder."""
     folder = adapter.folder
     digest = str(described(folder / WEIGHTS)["sha256"])
-    version = params.version or f"{params.policy.rpartition('/')[2]}-{digest[:12]}"
+    # What begins with a dot is not listed, and so not found again.
+    name = params.policy.rpartition("/")[2].lstrip(".")
+    version = params.version or f"{name}-{digest[:12]}"
     uri = f"{params.target_uri.rstrip('/')}/{params.model_name}/{version}"
     base_model = params.base_model_name or found.base_model
     metrics = {params.metric_name: params.metric} if params.gate != "none" else {}
