@@ -72,7 +72,8 @@ def test_steps_that_mostly_wait_can_go_to_the_executor_plugin() -> None:
 def test_the_workflow_in_the_docs_is_one() -> None:
     docs = (COMMITTED.parents[1] / "docs" / "argo.md").read_text()
     (text,) = re.findall(r"```yaml\n(.*?)```", docs, re.DOTALL)
-    workflow = yaml.safe_load(text)
+    # As a template, whose schema is the same and is read already: reading one takes a second.
+    workflow = {**yaml.safe_load(text), "kind": "WorkflowTemplate"}
     assert findings([workflow, *FILES.values()]) == []
     for name in FILES:
         assert Path(name).stem in docs
