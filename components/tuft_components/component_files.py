@@ -2,11 +2,13 @@
 
 KFP reads a component's parameters from the signature of a Python function, so that each face must
 spell out what the contract says already. `python -m tuft_components.component_files` writes these
-files (and the READMEs' tables) anew; a test fails where one is out of date.
+files (and the READMEs' tables) anew; a test fails where one is out of date. With an argument,
+`package.module:STEP`, it prints that of a user's own step.
 """
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any, get_args, get_origin
 
@@ -40,7 +42,7 @@ def {name}(
     """{summary}"""
     return dsl.ContainerSpec(
         image=steps_image(),
-        command=["tuft-step", "{name}"],
+        command=["tuft-step", "{path}"],
         args=["--executor-input", dsl.PIPELINE_TASK_EXECUTOR_INPUT_PLACEHOLDER],
     )
 
@@ -61,8 +63,8 @@ def component_path(name: str) -> Path:
     return Path(__file__).parent / name / "component.py"
 
 
-def component_source(step: Step[Any, Any, Any]) -> str:
-    """The text of the step's `component.py`."""
+def component_source(step: Step[Any, Any, Any], path: str = "") -> str:
+    """The text of the step's `component.py`. `path`: of a step that is not one of ours."""
     values = [name for name, kind in step.output_kinds().items() if kind == "value"]
     first, defaulted = _shared_signature(step)
     outputs = [
@@ -70,10 +72,11 @@ def component_source(step: Step[Any, Any, Any]) -> str:
         for name in values
     ]
     pairs = ", ".join(f'("{name}", {_value_type(step, name)})' for name in values)
-    call = f'run_lightweight("{step.name}", arguments)'
+    call = f'run_lightweight("{path or step.name}", arguments)'
     with_list = any(argument.endswith(" = [],") for argument in defaulted)
     return _TEMPLATE.format(
         name=step.name,
+        path=path or step.name,
         unused="ARG001, B006" if with_list else "ARG001",
         summary=step.summary,
         imports="\nfrom typing import NamedTuple\n" if values else "",
@@ -155,6 +158,9 @@ def main() -> None:
     from tuft_components import readmes
     from tuft_components.steps import load_step
 
+    if paths := sys.argv[1:]:
+        sys.stdout.write("".join(component_source(load_step(path), path) for path in paths))
+        return
     for name in STEP_NAMES:
         component_path(name).write_text(component_source(load_step(name)))
     readmes.main()

@@ -16,6 +16,15 @@ def resolve(name: str, registered: Mapping[str, str], what: str) -> Callable[...
     Raises:
         BadConfiguration: naming what is registered, or what failed to import.
     """
+    found = find(name, registered, what)
+    if not callable(found):
+        raise BadConfiguration(f"{what} {name} is not callable, but a {type(found).__name__}")
+    result: Callable[..., Any] = found
+    return result
+
+
+def find(name: str, registered: Mapping[str, str], what: str) -> object:
+    """What `name` means, as `resolve`."""
     path = registered.get(name, name)
     module_name, colon, attribute = path.partition(":")
     if not colon or not module_name or not attribute:
@@ -34,8 +43,7 @@ def resolve(name: str, registered: Mapping[str, str], what: str) -> Callable[...
         raise BadConfiguration(
             f"{what} {name}: importing {module_name} raised {described(error)}"
         ) from error
-    found = getattr(module, attribute, None)
-    if not callable(found):
-        raise BadConfiguration(f"{what} {name}: {module_name} has no callable {attribute!r}")
-    result: Callable[..., Any] = found
-    return result
+    if not hasattr(module, attribute):
+        raise BadConfiguration(f"{what} {name}: {module_name} has no {attribute!r}")
+    found: object = getattr(module, attribute)
+    return found

@@ -12,7 +12,6 @@ import json
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any, Generic, Literal, TypeVar, get_args
 
@@ -20,6 +19,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from tuft_components.artifacts import local_output
 from tuft_components.errors import BadConfiguration
+from tuft_components.names import find
 from tuft_components.work import keep_record
 
 STEP_NAMES = tuple(sorted(path.parent.name for path in Path(__file__).parent.glob("*/step.py")))
@@ -192,14 +192,15 @@ class Step(Generic[Params, Inputs, Outputs]):
 
 
 def load_step(name: str) -> Step[Any, Any, Any]:
-    """The step of that name.
+    """The step of that name, or a user's own by import path, `package.module:STEP`.
 
     Raises:
         BadConfiguration: there is none.
     """
-    if name not in STEP_NAMES:
-        raise BadConfiguration(f"no step {name!r}; there are: {', '.join(STEP_NAMES)}")
-    step: Step[Any, Any, Any] = import_module(f"tuft_components.{name}.step").STEP
+    known = {name: f"tuft_components.{name}.step:STEP" for name in STEP_NAMES}
+    step = find(name, known, "step")
+    if not isinstance(step, Step):
+        raise BadConfiguration(f"step {name} is a {type(step).__name__}, not a Step")
     return step
 
 

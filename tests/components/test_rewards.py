@@ -103,7 +103,7 @@ def test_a_class_judges_all_at_once() -> None:
         (f"{__name__}:Ranked", {}, "missing .*'best'"),
         (f"{__name__}:Ranked", {"best": -1}, "best is negative"),
         ("no_such_module:reward", {}, "can't import no_such_module.*on PYTHONPATH"),
-        (f"{__name__}:nothing", {}, "has no callable 'nothing'"),
+        (f"{__name__}:nothing", {}, "has no 'nothing'"),
     ],
 )
 def test_what_a_reward_does_not_take_is_told_before_anything_is_judged(
