@@ -126,6 +126,8 @@ def test_a_reward_is_made() -> None:
     wrong = reward_finding("exact_match", {"case": "low"})
     assert wrong.state == "wrong"
     assert "case" in wrong.says
+    mute = reward_finding("tests.components.preflight_users:Forgetful", {})
+    assert "needs a method __call__" in mute.says
 
 
 def test_a_folder_is_really_written(tmp_path: Path) -> None:

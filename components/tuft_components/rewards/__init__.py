@@ -48,8 +48,11 @@ def reward_function(name: str, args: Mapping[str, Any] | None = None) -> RewardF
     with user_code(f"reward {name}"):
         try:
             if inspect.isclass(found):
-                made: RewardFunction = found(**given)
-                return made
+                made: Any = found(**given)
+                if not callable(made):
+                    raise TypeError("what it makes can't be called: it needs a method __call__")
+                function: RewardFunction = made
+                return function
             inspect.signature(found).bind(None, **given)
         except (TypeError, ValueError) as error:
             raise BadConfiguration(f"reward {name} with reward_args {given}: {error}") from error
