@@ -249,6 +249,7 @@ def test_no_samples_are_no_transcripts(work: Work, tmp_path: Path) -> None:
     html = tmp_path / "report.html"
     STEP.execute({"work_uri": work.uri, "samples": 0}, {}, {"html": str(html)})
     assert "Transcripts" not in html.read_text()
+    assert "<title>Training run</title>" in html.read_text()
 
 
 def test_a_run_without_records_is_no_run(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ def report(
     work_uri: str,
     html: dsl.Output[dsl.HTML],
     metrics: dsl.Output[dsl.Metrics],
-    title: str = "Training run",
+    title: str = "",
     samples: int = 2,
     longest_text: int = 4000,
 ) -> dsl.ContainerSpec:
@@ -32,7 +32,7 @@ def report_lightweight(
     work_uri: str,
     html: dsl.Output[dsl.HTML],
     metrics: dsl.Output[dsl.Metrics],
-    title: str = "Training run",
+    title: str = "",
     samples: int = 2,
     longest_text: int = 4000,
 ) -> None:

@@ -18,6 +18,7 @@ from tuft_components.steps import Contract, Html, Locations, Metrics, NoInputs, 
 from tuft_components.work import Work
 
 SCHEMA = "tuft.report/1"
+_TITLE = "Training run"
 
 
 class ReportParams(Contract):
@@ -25,7 +26,7 @@ class ReportParams(Contract):
         min_length=1,
         description="Folder or s3://bucket/prefix of the pipeline run, as its steps were given it.",
     )
-    title: str = Field(default="Training run", description="Of the page.")
+    title: str = Field(default="", description=f"Of the page. Empty: {_TITLE}.")
     samples: int = Field(
         default=2,
         ge=0,
@@ -53,7 +54,8 @@ def run(params: ReportParams, inputs: NoInputs, locations: Locations) -> ReportO
             f"{params.work_uri} holds no records of steps: give the pipeline's steps this same "
             "work_uri, and make the report after them"
         )
-    history = history_of(params.title, records)
+    title = params.title or _TITLE
+    history = history_of(title, records)
     page = render_page(
         history,
         transcripts_of(records, params.work_uri, params.samples) if params.samples else [],
@@ -65,7 +67,7 @@ def run(params: ReportParams, inputs: NoInputs, locations: Locations) -> ReportO
     begun = min(record.finished_at - record.seconds for record in records)
     elapsed = max(record.finished_at for record in records) - begun
     return ReportOutputs(
-        html=Html(uri=locations["html"], metadata={"schema": SCHEMA, "title": params.title}),
+        html=Html(uri=locations["html"], metadata={"schema": SCHEMA, "title": title}),
         metrics={**_summary(history), "elapsed_seconds": round(elapsed, 3)},
     )
 
