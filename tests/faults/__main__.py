@@ -47,6 +47,10 @@ class Campaign:
             for point in self._points
             if any(fnmatch.fnmatch(point, pattern) for pattern in arguments.points)
         }
+        for file in arguments.after:
+            for point, count in json.loads(file.read_text())["kills"].items():
+                if point in self._wanted:
+                    self._wanted[point] -= count
         self._random_left = arguments.random
         self._begun = time.monotonic()
         self.tally = Tally(say=self._say)
@@ -203,6 +207,14 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--random", type=int, default=200, help="kills at random moments (%(default)s)"
+    )
+    parser.add_argument(
+        "--after",
+        type=Path,
+        nargs="+",
+        default=[],
+        metavar="SUMMARY",
+        help="go on after earlier runs: their kills count",
     )
     parser.add_argument("--minutes", type=float, help="no more kills after so many minutes")
     parser.add_argument("--tenants", choices=["one", "several"], help="instead of both in turns")

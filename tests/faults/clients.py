@@ -101,6 +101,8 @@ class Trainee(Client):
         if self.iterations < len(_FIRST):
             move = _FIRST[self.iterations]
         getattr(self, f"_{move}")(self.journal)
+        # Kills are what a round is for: what is done between them is repeated at its end.
+        self._stop.wait(0.05)
 
     def _sft(self, journal: Journal) -> None:
         batches = [rows(self.rng, self.rng.randrange(1, 5), 16) for _ in range(2)]
