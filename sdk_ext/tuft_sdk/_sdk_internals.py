@@ -53,6 +53,23 @@ def continue_at(client: TrainingClient, next_seq_id: int) -> None:
     client._turn_counter = next_seq_id - 1
 
 
+def set_header(service: tinker.ServiceClient, name: str, value: str) -> None:
+    """Send this header with all further requests of the client.
+
+    The SDK's HTTP clients look into one dict with every request.
+
+    Raises:
+        SdkError: this version of the SDK keeps its headers elsewhere.
+    """
+    headers = getattr(service.holder, "_constructor_kwargs", {}).get("default_headers")
+    if not isinstance(headers, dict):
+        raise SdkError(
+            f"tinker {tinker.__version__} has no InternalClientHolder._constructor_kwargs with "
+            "default_headers: install tinker 0.38"
+        )
+    headers[name] = value
+
+
 def chunks_of(client: TrainingClient, data: Sequence[types.Datum]) -> list[list[types.Datum]]:
     """How the SDK would split `data`: each chunk is one request with one seq_id."""
     return [list(chunk.data) for chunk in client._chunked_requests_generator(list(data))]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -79,6 +80,7 @@ class TuftClient:
         self._deadline_s = deadline_s
         self.extension = ExtensionClient(base_url, api_key, deadline_s=deadline_s)
         self._tokenizers: dict[str, PreTrainedTokenizerBase] = {}
+        self._kept: dict[str, AttachedRun] | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -215,11 +217,36 @@ class TuftClient:
         result = StepLedger(self.extension, run_id).result_of(step_key)
         if result is not None:
             return result
-        attached = self.attach(run_id)
-        try:
+        with self._writer(run_id) as attached:
             return attached.execute_once(
                 step_key, lambda: build(attached), conclude, timeout_s=timeout_s
             )
+
+    @contextmanager
+    def stay_attached(self) -> Iterator[None]:
+        """Within the block, `execute_once` attaches to a run once, for all of its steps.
+
+        Where another process attaches meanwhile, the next step loses the lease: it does not
+        take the run back.
+        """
+        self._kept = {}
+        try:
+            yield
+        finally:
+            kept, self._kept = self._kept, None
+            for attached in kept.values():
+                attached.close()
+
+    @contextmanager
+    def _writer(self, run_id: str) -> Iterator[AttachedRun]:
+        if self._kept is not None:
+            if run_id not in self._kept:
+                self._kept[run_id] = self.attach(run_id)
+            yield self._kept[run_id]
+            return
+        attached = self.attach(run_id)
+        try:
+            yield attached
         finally:
             attached.close()
 

@@ -162,8 +162,11 @@ class AttachedRun:
             raise ConfigurationError(
                 f"step key {step_key[:60]!r}: give 1 to 500 printable ASCII characters"
             )
-        if "service" not in self.__dict__:
-            self._headers[STEP_KEY_HEADER] = step_key
+        self._headers[STEP_KEY_HEADER] = step_key
+        if "service" in self.__dict__:
+            from tuft_sdk._sdk_internals import set_header
+
+            set_header(self.service, STEP_KEY_HEADER, step_key)
 
     def _attempts(self, step_key: str, plan: Plan, state: Resubmit) -> list[Attempt]:
         """The attempts so far, and a new one where another step took the newest one's place."""

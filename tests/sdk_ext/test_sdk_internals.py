@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 import tinker
 from tinker import types
+from tinker.lib.internal_client_holder import InternalClientHolder
 from tinker.lib.public_interfaces import training_client
 from tinker.lib.public_interfaces.training_client import TrainingClient, fetch_training_info
 
 from tuft_sdk import SdkError
-from tuft_sdk._sdk_internals import chunks_of, continue_at
+from tuft_sdk._sdk_internals import chunks_of, continue_at, set_header
 
 
 def _client(**config: Any) -> TrainingClient:
@@ -81,3 +82,16 @@ def test_chunks_are_those_that_the_sdk_would_send() -> None:
     pieces = chunks_of(_client(fwdbwd_max_chunk_len=2), data)
     assert [len(piece) for piece in pieces] == [2, 2, 1]
     assert [datum for piece in pieces for datum in piece] == data
+
+
+def test_a_header_is_one_of_a_holder_that_all_its_clients_look_into() -> None:
+    """That it is really sent: tests/e2e/test_train_loop.py, by the step keys of its policies."""
+    service: Any = SimpleNamespace(
+        holder=SimpleNamespace(_constructor_kwargs={"default_headers": {"a": "b"}})
+    )
+    set_header(service, "X-Step", "update/1")
+    assert service.holder._constructor_kwargs["default_headers"] == {"a": "b", "X-Step": "update/1"}
+    source = inspect.getsource(InternalClientHolder.__init__)
+    assert '"default_headers": _get_default_headers() | self._default_headers_overrides' in source
+    with pytest.raises(SdkError, match=r"install tinker 0\.38"):
+        set_header(SimpleNamespace(holder=SimpleNamespace()), "a", "b")  # type: ignore[arg-type]

@@ -120,6 +120,7 @@ def run(params: LoopParams, inputs: NoInputs, locations: Locations) -> TrainLoop
         with (
             connect(params.timeout_s, tokenizers=True) as client,
             shared(client),
+            client.stay_attached(),
             places(params.work_uri) as where,
         ):
             done = Loop(client, _plan(params, given), where).run()
@@ -141,7 +142,7 @@ def _check(given: dict[str, Any]) -> None:
     without torch (see `processes`).
     """
     make_environment(given["env"], given["env_args"])
-    reward_function(given["reward"])
+    reward_function(given["reward"], given["reward_args"])
     estimator(given["advantage"])
 
 
