@@ -19,7 +19,7 @@ from tuft_pipelines.catalogue import ready_pipeline
 from tuft_pipelines.compiling import compile_pipeline
 from tuft_pipelines.faces import container_faces
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
 REWARD = "tests.e2e.rewards:even_first_token"
 SMALL = {"groups": 2, "group_size": 4, "max_tokens": 2, "eval_episodes": 2, "reward": REWARD}

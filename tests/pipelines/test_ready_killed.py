@@ -18,7 +18,7 @@ from tuft_pipelines.cli import main
 from tuft_pipelines.faces import local_faces
 from tuft_pipelines.local_run import display_names
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
 SETTINGS = {
     "groups": 3,

@@ -16,7 +16,7 @@ from tuft_components.batches import read_batch
 from tuft_components.work import Work
 from tuft_pipelines.cli import main
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
 REWARD = "tests.e2e.rewards:even_first_token"
 SMALL = {"groups": 2, "group_size": 4, "max_tokens": 2, "eval_episodes": 4, "learning_rate": 1e-2}
