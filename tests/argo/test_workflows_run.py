@@ -15,6 +15,7 @@ from tests.helpers.s3_server import S3Server
 from tuft_components.artifacts import list_uris
 from tuft_components.batches import read_batch
 from tuft_components.profile import CLIENT_SECRET, STORE_SECRET, Profile
+from tuft_components.steps import load_step
 from tuft_pipelines.argo import manifests
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
@@ -133,3 +134,45 @@ def test_segments_of_a_train_loop_and_what_a_wrong_argument_says(
     assert preflight.exit_code == 78
     assert "no.such" in preflight.message
     assert {pod.template for pod in wrong.pods} == {"preflight", "report"}
+
+
+def test_a_policy_that_is_good_enough_is_published_and_another_is_not(
+    argo: Argo,
+    secrets: dict[str, dict[str, str]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name, value in secrets[CLIENT_SECRET].items():
+        monkeypatch.setenv(name, value)
+    policy = load_step("start_run").execute({"lora_rank": 4}, {}, {}).policy
+    parameters = {
+        **{name: SMALL[name] for name in ("reward", "eval_episodes", "max_tokens")},
+        "name": "publish",
+        "work_root": "s3://argo/runs",
+        "policy": policy,
+        "target_uri": "s3://argo/models",
+        "model_name": "tiny-x",
+    }
+    good = argo.submit(
+        "tuft-evaluate-and-promote", {**parameters, "threshold": "0"}, Pods(tmp_path / "1", secrets)
+    )
+    assert good.phase == "Succeeded", good.messages()
+    assert good.main.outputs["promoted"] == "true"
+    uri = good.main.outputs["uri"]
+    assert uri.startswith("s3://argo/models/tiny-x/")
+    assert {found.rpartition("/")[2] for found in list_uris(f"{uri}/")} >= {
+        "adapter_model.safetensors",
+        "adapter_config.json",
+        "README.md",
+    }
+    (promote,) = good.of("promote")
+    assert "tiny-x" in promote.artifacts["card"].read_text()
+
+    bad = argo.submit(
+        "tuft-evaluate-and-promote",
+        {**parameters, "model_name": "tiny-y", "threshold": "2"},
+        Pods(tmp_path / "2", secrets),
+    )
+    assert bad.phase == "Succeeded", bad.messages()
+    assert (bad.main.outputs["promoted"], bad.main.outputs["uri"]) == ("false", "")
+    assert list_uris("s3://argo/models/tiny-y/") == []
