@@ -23,7 +23,8 @@ RETRY_EXPRESSION = (
     "lastRetry.status == 'Error' or asInt(lastRetry.exitCode) in "
     f"[{','.join(str(code) for code in sorted((int(ExitCode.TRANSIENT), *_LOST)))}]"
 )
-"""Retry where that can help. Status Error: the pod was deleted, whatever became of the step."""
+"""Retry where that can help. Status Error: the pod was deleted, whatever became of the step. A node of
+the executor plugin that got no reply has no exit code either, -1."""
 
 
 def retry_strategy(settings: StepSettings) -> dict[str, Any]:

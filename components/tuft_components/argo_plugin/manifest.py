@@ -15,6 +15,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from tuft_components.argo.files import write_manifests, yaml_text
 from tuft_components.argo.pods import container_security, environment, retry_strategy
 from tuft_components.argo.step_templates import (
     API_VERSION,
@@ -26,23 +27,18 @@ from tuft_components.argo.step_templates import (
 from tuft_components.argo_plugin.calls import SERVICE_STEPS
 from tuft_components.argo_plugin.cli import PORT
 from tuft_components.argo_plugin.executions import Limits
-from tuft_components.argo_plugin.files import write_manifests, yaml_text
 from tuft_components.argo_plugin.wire import PLUGIN_NAME
-from tuft_components.errors import ExitCode
 from tuft_components.profile import Profile
 from tuft_components.steps import Step, load_step
 
 LIBRARY = "tuft-steps-plugin"
 CONFIG_MAP = f"{PLUGIN_NAME}-executor-plugin"
 FOLDER = Path("manifests/argo/executor-plugin")
+HEADER = (
+    "# Made by `make generate` (python -m tuft_components.argo_plugin.manifest): do not edit.\n"
+)
 _ARGO_USER = 8737
 _LABELS = {"app.kubernetes.io/part-of": "tuft-pipelines"}
-
-RETRY_EXPRESSION = (
-    "lastRetry.status == 'Error' || asInt(lastRetry.exitCode) in "
-    f"[-1, {int(ExitCode.TRANSIENT)}, 137, 143]"
-)
-"""As for pods, and where the agent got no reply from the plugin: that node has no exit code, -1."""
 
 
 def config_map(profile: Profile, *, workers: int, memory: str) -> dict[str, Any]:
@@ -117,10 +113,7 @@ def plugin_template(step: Step[Any, Any, Any], profile: Profile) -> dict[str, An
                 {"name": name, "valueFrom": {"supplied": {}}} for name in [*given, *by_uri]
             ]
         },
-        "retryStrategy": {
-            **retry_strategy(profile.step(step.name)),
-            "expression": RETRY_EXPRESSION,
-        },
+        "retryStrategy": retry_strategy(profile.step(step.name)),
         "plugin": {PLUGIN_NAME: {name: value for name, value in content.items() if value}},
     }
 
@@ -183,7 +176,8 @@ def main() -> None:
     )
     parsed = parser.parse_args()
     profile = Profile.load(parsed.profile) if parsed.profile else Profile()
-    write_manifests(parsed.out, manifests(profile, workers=parsed.workers, memory=parsed.memory))
+    made = manifests(profile, workers=parsed.workers, memory=parsed.memory)
+    write_manifests(parsed.out, made, HEADER)
 
 
 if __name__ == "__main__":
