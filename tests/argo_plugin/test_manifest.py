@@ -113,7 +113,7 @@ def test_manifests_are_made_without_the_server() -> None:
 
 def test_the_retry_policy_is_that_of_the_exit_codes() -> None:
     template = library(Profile())["spec"]["templates"][0]
-    assert "in [-1, 75, 137, 143]" in template["retryStrategy"]["expression"]
+    assert "in [-1,75,137,143]" in template["retryStrategy"]["expression"]
 
 
 def test_the_sidecar_runs_as_many_steps_as_the_command_does() -> None:
