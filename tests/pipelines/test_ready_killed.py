@@ -13,10 +13,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from tests.e2e.service import Service
-from tuft_pipelines.catalogue import ready_pipeline
 from tuft_pipelines.cli import main
-from tuft_pipelines.faces import local_faces
-from tuft_pipelines.local_run import display_names
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
@@ -81,24 +78,23 @@ def test_each_step_killed_once_ends_with_the_same_weights(
         rows = [{"prompt": f"Say {word}.", "completion": f" {word}"} for word in ("cat", "dog")]
         examples.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
         more = {**more, "dataset_uri": examples, "sft_batch_size": 1}
-    undisturbed = run(pipeline, tmp_path / "undisturbed", build, more)
-
-    seconds = {task["name"]: task["seconds"] for task in undisturbed["tasks"]}
-    ready = ready_pipeline(pipeline)
-    names = display_names(ready.build(local_faces(), ready.choose([build])))
-    moments = random.Random(7)
     kills = tmp_path / "kills"
     kills.mkdir()
-    planned = {task: moments.uniform(0.05, 0.8) * seconds[shown] for task, shown in names.items()}
-    (kills / "moments.json").write_text(json.dumps(planned))
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent / "kills"))
     monkeypatch.setenv("TUFT_KILLS", str(kills))
+    undisturbed = run(pipeline, tmp_path / "undisturbed", build, more)
+
+    took = {file.stem: float(file.read_text()) for file in kills.glob("*.cpu")}
+    assert len(took) == len(undisturbed["tasks"])
+    moments = random.Random(7)
+    planned = {task: moments.uniform(0.3, 0.95) * seconds for task, seconds in took.items()}
+    (kills / "moments.json").write_text(json.dumps(planned))
     disturbed = run(pipeline, tmp_path / "disturbed", build, more)
 
-    assert {file.stem for file in kills.glob("*.begun")} == set(names)
-    # A task may be faster than it was the first time, and so end before its moment.
+    assert {file.stem for file in kills.glob("*.begun")} == set(took)
+    # A task may need less than the first time, and so end before its moment.
     killed = {file.stem for file in kills.glob("*.killed")}
-    assert len(killed) >= 0.7 * len(names), killed
+    assert len(killed) >= 0.8 * len(took), killed
     expected, found = weights(pipeline_service, undisturbed), weights(pipeline_service, disturbed)
     assert disturbed["outputs"]["run_id"] != undisturbed["outputs"]["run_id"]
     assert found.keys() == expected.keys()

@@ -1,17 +1,19 @@
 """Kills each step of a local pipeline run once, at a random moment: put there from outside.
 
-Python imports this module at its start where its folder is on PYTHONPATH. TUFT_KILLS names a folder
-with a file of moments, in seconds after the start, by task. The first process of a task leaves a
-file there, and kills itself at its moment; those after it are left alone.
+Python imports this module at its start where its folder is on PYTHONPATH. TUFT_KILLS names a folder.
+In it each task leaves how much CPU time it took. Where there is a file of moments, in seconds of CPU
+time by task, the first process of a task leaves a file, and kills itself at its moment; those after
+it are left alone. (CPU time, because a busy machine is slow now and then.)
 """
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
 import signal
 import sys
-import threading
+import time
 
 
 def _task() -> str:
@@ -28,20 +30,28 @@ def _arm() -> None:
     task = _task() if folder else ""
     if not folder or not task:
         return
-    with open(os.path.join(folder, "moments.json")) as file:
+    planned = os.path.join(folder, "moments.json")
+    if not os.path.exists(planned):
+        atexit.register(_note, os.path.join(folder, f"{task}.cpu"))
+        return
+    with open(planned) as file:
         moments = json.load(file)
     try:
         os.close(os.open(os.path.join(folder, f"{task}.begun"), os.O_CREAT | os.O_EXCL))
     except FileExistsError:
         return
 
-    def kill() -> None:
+    def kill(_number: int, _frame: object) -> None:
         os.close(os.open(os.path.join(folder, f"{task}.killed"), os.O_CREAT))
         os.kill(os.getpid(), signal.SIGKILL)
 
-    timer = threading.Timer(moments[task], kill)
-    timer.daemon = True
-    timer.start()
+    signal.signal(signal.SIGPROF, kill)
+    signal.setitimer(signal.ITIMER_PROF, moments[task])
+
+
+def _note(path: str) -> None:
+    with open(path, "w") as file:
+        file.write(str(time.process_time()))
 
 
 _arm()
