@@ -161,7 +161,8 @@ def test_segments_after_the_reward_is_reached_do_nothing(
 @pytest.mark.parametrize("pipeline", ["grpo_judge_minimal", "grpo_split_judge_minimal"])
 def test_a_judge_rewards(pipeline: str, service_env: dict[str, str], tmp_path: Path) -> None:
     # A random model judges: what it says holds no score, which is neutral as often as we let it.
-    judge = {"rubric": "Is it polite?", "tries": 1, "max_tokens": 4, "max_nonsense": 1.0}
+    # The question must fit into the tiny model's 256 tokens.
+    judge = {"rubric": "r", "longest_text": 20, "max_tokens": 4, "tries": 1, "max_nonsense": 1.0}
     split_steps = "split" in pipeline
     ended = run(
         pipeline,
