@@ -65,7 +65,7 @@ def test_an_unknown_split_is_named() -> None:
     [
         ("third_word", {}, "there are: second_word; or give your own as package.module"),
         ("no_such_package.x:Env", {}, "can't import no_such_package.x"),
-        ("tuft_components.envs.second_word:Nothing", {}, "no callable 'Nothing'"),
+        ("tuft_components.envs.second_word:Nothing", {}, "has no 'Nothing'"),
         ("second_word", {"level": 3}, "level"),
     ],
 )

@@ -133,6 +133,7 @@ def test_a_store_that_can_not_start_is_waited_for(tmp_path: Path, tiny_model_fol
         train(training, steps=1)
 
 
+@pytest.mark.slow
 def test_disabled_keeps_checkpoints_over_a_restart(tmp_path: Path, tiny_model_folder: Path) -> None:
     config = write_config(tmp_path, tiny_model_folder)
     with running(tmp_path, config) as service:

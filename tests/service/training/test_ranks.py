@@ -138,6 +138,7 @@ def test_split_optimizer_state(
     check_going_on_alone(trainer, client)
 
 
+@pytest.mark.slow
 def test_partitioned_base_on_two_machines(
     valkey_url: str, tmp_path: Path, tiny_model_folder: Path
 ) -> None:

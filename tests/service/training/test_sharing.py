@@ -195,6 +195,7 @@ def test_an_operation_that_fails_among_others_fails_alone(
     assert [len(runs) for (runs,) in computed] == [3]
 
 
+@pytest.mark.slow
 def test_what_another_rank_had_added_is_not_added_twice(
     world: World, start_trainer: StartTrainer, tmp_path: Path
 ) -> None:
