@@ -184,14 +184,12 @@ class Round:
         """Whether a process came there and died of it."""
         role = role_of(point)
         self._faults.arm(point)
-        if (earlier := point_before(point)) is not None:
-            self._faults.arm(earlier)
-            if is_at_start(point) and self._fires(earlier):
-                self._wait_for_progress(earlier)
         if is_at_start(point):
             self._service.kill(role)
         elif is_at_stop(point):
             self._service.kill(role, how=signal.SIGTERM)
+        if (earlier := point_before(point)) is not None:
+            self._faults.arm(earlier)
         self._fires(point)
         if earlier is not None:
             self._faults.disarm(earlier)

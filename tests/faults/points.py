@@ -85,8 +85,8 @@ _AT_START = frozenset(
     | {"rank.ranks-resume", "sampler.sample_reclaim", "api.set-store-id"}
 )
 _AT_STOP = frozenset({"trainer.lease_release", "sampler.sample_release"})
-# A death there is what the next process makes a note of, and the one after that strikes out; or it
-# leaves a file that nothing names.
+# A death there is what the next process makes a note of, or strikes out where it was in a replay; or
+# it leaves a file that nothing names.
 _AFTER = {
     "trainer.journal_death": "trainer.ranks-compute.after",
     "trainer.hdel-deaths": "trainer.ranks-compute.after",
