@@ -19,6 +19,7 @@ from tests.faults.points import (
     is_at_stop,
     needs_several,
     point_before,
+    reach_s,
     role_of,
 )
 from tests.faults.tree import KEYS, Faults, Tree
@@ -28,7 +29,6 @@ from tests.waiting import wait_until
 Tenants = Literal["one", "several"]
 PROGRESS_S = 240.0
 """Within this time after a kill, all that was under way must be answered."""
-_REACH_S = 12.0
 _RANDOM = ("api", "trainer", "sampler", "store", "supervisor", "everything")
 _RANDOM_WEIGHTS = (4, 6, 4, 4, 1, 1)
 _WORKERS = ("api", "trainer", "sampler")
@@ -201,7 +201,7 @@ class Round:
 
     def _fires(self, point: str) -> bool:
         """Whether a process comes there in a while."""
-        give_up_at = time.monotonic() + _REACH_S
+        give_up_at = time.monotonic() + reach_s(point)
         while self._faults.is_armed(point) and not self._ends() and time.monotonic() < give_up_at:
             time.sleep(0.02)
         return not self._faults.is_armed(point)

@@ -93,6 +93,9 @@ _AFTER = {
     "trainer.delete-policies-file": "trainer.put-policies-file.after",
 }
 
+# Comes by the clock, 30 s after the process began.
+_SELDOM = frozenset({"api.delete-ledger"})
+
 _WHERE = {"trainer": _TRAINER, "api": _API, "sampler": _SAMPLER}
 _RANK = ("ranks-resume", "ranks-start", "ranks-compute", "ranks-step", "ranks-capture")
 
@@ -118,6 +121,11 @@ def is_at_start(point: str) -> bool:
 def is_at_stop(point: str) -> bool:
     """Whether a process comes there when it is asked to end."""
     return _boundary(point) in _AT_STOP
+
+
+def reach_s(point: str) -> float:
+    """Within how many seconds a process comes there, if it does."""
+    return 45.0 if _boundary(point) in _SELDOM else 12.0
 
 
 def point_before(point: str) -> str | None:
