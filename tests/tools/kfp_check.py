@@ -1,7 +1,6 @@
 """Check compiled Kubeflow Pipelines IR offline.
 
-The founders' checker /work/shared/tools/kfp_check.py, typed, so that it is there wherever the tests
-are: each file is parsed into KFP's own protobuf messages (unknown or mistyped fields are errors),
+The founders' kfp_check.py, typed, so that it is there wherever the tests are: each file is parsed into KFP's own protobuf messages (unknown or mistyped fields are errors),
 then its references are followed.
 """
 

@@ -147,6 +147,7 @@ class Executions:
         try:
             outcome = execution.task.result()
         except BaseException:
+            # Whatever it was, also an interruption: asked for again, it is tried again.
             self._forget(execution)
             raise
         if outcome.code == ExitCode.OK:

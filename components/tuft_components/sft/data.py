@@ -60,6 +60,7 @@ def load(uri: str, encoder: Encoder, rules: Rules, folder: Path) -> tuple[Exampl
             why = f". The first one: {count.reason}" if count.reason else ""
             raise BadData(f"{uri} has no row to train on, of {count.rows}{dropped}{why}")
     except BaseException:
+        # Whatever it was, also an interruption: its file may have gigabytes.
         examples.close()
         raise
     return examples, count

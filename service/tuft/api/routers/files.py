@@ -57,6 +57,7 @@ def file_of(
         prefix = services.checkpoints.prefix_of(run_id, manifest.kind, name)
         services.checkpoints.fetch(prefix, manifest, file, path)
     except BaseException:
+        # Whatever it was, also an interruption: a part of a file is of no use.
         path.unlink(missing_ok=True)
         raise
     return FileResponse(
