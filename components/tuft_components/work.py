@@ -9,7 +9,6 @@ a step that is run again writes the same places.
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -66,8 +65,8 @@ class Work:
         found = []
         for uri in list_uris(f"{self.uri}/records/"):
             try:
-                record = Record.model_validate(json.loads(read_bytes(uri)))
-            except (ValueError, ValidationError) as error:
+                record = Record.model_validate_json(read_bytes(uri))
+            except ValidationError as error:
                 raise BadData(f"{uri} is no record of a step: {error}") from error
             if record.schema_name != RECORD_SCHEMA:
                 raise BadData(f"{uri} is {record.schema_name}; this version reads {RECORD_SCHEMA}")

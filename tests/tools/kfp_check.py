@@ -1,7 +1,8 @@
 """Check compiled Kubeflow Pipelines IR offline.
 
-The founders' kfp_check.py, typed, so that it is there wherever the tests are: each file is parsed into KFP's own protobuf messages (unknown or mistyped fields are errors),
-then its references are followed.
+The founders' kfp_check.py, typed, so that it is there wherever the tests are: each file is parsed
+into KFP's own protobuf messages (unknown or mistyped fields are errors), then its references are
+followed.
 """
 
 from __future__ import annotations
