@@ -28,8 +28,9 @@ _LONGEST_PARAM, _LONGEST_TAG = 500, 5000
 _STRANGE = re.compile(r"[^\w\-./ ]")
 # They differ between the executions of a step, and MLflow's parameters may not.
 _NO_PARAMS = frozenset(
-    {"iteration", "first_iteration", "last_reward", "policy", "policy_version", "run_id", "shard"}
-    | {"step_key", "timeout_s", "trajectories_uris", "work_uri"}
+    {"iteration", "first_iteration", "policy", "policy_version", "run_id", "shard", "step_key"}
+    | {"policy_before", "checkpoint_before", "reward_before"}
+    | {"timeout_s", "trajectories_uris", "work_uri"}
 )
 
 

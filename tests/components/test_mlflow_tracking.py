@@ -13,7 +13,8 @@ from tests.components.samples import transition
 from tests.helpers.mlflow_server import MlflowServer, mlflow_server
 from tests.sdk_ext.web import Answer, web
 from tuft_components.feedback.step import STEP as FEEDBACK
-from tuft_components.mlflow_tracking import track
+from tuft_components.mlflow_tracking import _NO_PARAMS, track
+from tuft_components.steps import STEP_NAMES, load_step
 from tuft_components.trajectories import write_trajectories
 from tuft_components.work import Record
 
@@ -170,3 +171,11 @@ def test_without_a_name_nothing_is_guessed(
     track(record(params={}, values={}))
     assert "Set MLFLOW_RUN_ID, or give the step a work_uri" in capsys.readouterr().err
     assert mlflow.runs == {}
+
+
+def test_what_segments_of_a_loop_hand_on_is_no_parameter() -> None:
+    handed_on = {name for name in load_step("train_loop").params.model_fields if "before" in name}
+    assert handed_on == {"policy_before", "checkpoint_before", "reward_before"}
+    assert handed_on <= _NO_PARAMS
+    known = {name for step in STEP_NAMES for name in load_step(step).params.model_fields}
+    assert known >= _NO_PARAMS
