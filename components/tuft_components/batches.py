@@ -1,6 +1,6 @@
 """`tuft.batch/1`: what an update trains on, one row a transition, with its rewards judged.
 
-Columns of `tuft.trajectories/2` that say which transition it is and what was sampled, and
+Columns of `tuft.trajectories/3` that say which transition it is and what was sampled, and
 `reward` (of the whole episode), `advantages` float32 [T] and `mask` float32 [T] over the
 completion's tokens (1: train on it).
 """

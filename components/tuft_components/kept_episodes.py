@@ -2,7 +2,7 @@
 
     {work_uri}/episodes/rollout-000003/{digest}/shard-0000-of-0004/group-000008.parquet
 
-Each is a file of schema `tuft.trajectories/2`, there whole or not at all. The digest is of what
+Each is a file of schema `tuft.trajectories/3`, there whole or not at all. The digest is of what
 decides the episodes (policy, environment, seeds, lengths …): where one of these is another, what
 was kept before is not taken.
 """

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Container, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import tuft_sdk
-from tuft_components.episodes import EpisodeSet, Sample, play
+from tuft_components.episodes import EpisodeSet, Sample
 from tuft_components.errors import BadData
 from tuft_components.kept_episodes import KeptEpisodes
+from tuft_components.playing import Outcome, play
 from tuft_components.service import connect
 from tuft_components.trajectories import Transition
 
 if TYPE_CHECKING:
     import tinker
 
-    from tuft_components.envs.base import Environment
+    from tuft_components.envs.base import EnvironmentFamily
 
 
 class ServicePolicy:
@@ -66,15 +67,30 @@ class Sampling:
 @dataclass(frozen=True)
 class Played:
     """`transitions` in canonical order; of their groups, `kept_groups` were played by an earlier
-    try. `uri` is where other pods find them, or empty."""
+    try, and `outcome` is what came of the others. `uri` is where other pods find them, or empty."""
 
     transitions: list[Transition]
+    outcome: Outcome
     kept_groups: int
     uri: str
 
+    def metrics(self) -> dict[str, float]:
+        """How the playing went."""
+        episodes = {(t.group_id, t.sample): t.end for t in self.transitions}
+        ends = list(episodes.values())
+        outcome = self.outcome
+        return {
+            "groups_kept": float(self.kept_groups),
+            "groups_left_out": float(outcome.left_out),
+            # Those that could not even begin have no transitions.
+            "failed": float(ends.count("failed") + outcome.never_begun),
+            "cut_short": float(sum(end in ("turns", "context", "budget") for end in ends)),
+            "tokens_per_s": outcome.tokens / outcome.seconds if outcome.seconds else 0.0,
+        }
+
 
 def play_with_service(
-    environment: Environment,
+    environment: EnvironmentFamily,
     episodes: EpisodeSet,
     sampling: Sampling,
     kept: KeptEpisodes | None = None,
@@ -84,23 +100,25 @@ def play_with_service(
     Groups that `kept` has are not played again; each other one is added to it when it is done.
 
     Raises:
+        BadData: not one episode is left to judge. StepError: too many failed.
         tuft_sdk.SdkError: the service is away, or refuses the policy.
     """
     before = kept.read(episodes.group_ids()) if kept else {}
-    transitions = [transition for group in before.values() for transition in group]
+    outcome = Outcome()
     if len(before) < len(episodes.group_ids()):
-        transitions += _play_missing(environment, episodes, sampling, kept, before)
+        outcome = _play_missing(environment, episodes, sampling, kept, before)
+    transitions = [each for group in before.values() for each in group] + outcome.transitions
     transitions.sort(key=lambda t: (t.group_id, t.sample, t.turn))
-    return Played(transitions, len(before), kept.uri if kept else "")
+    return Played(transitions, outcome, len(before), kept.uri if kept else "")
 
 
 def _play_missing(
-    environment: Environment,
+    environment: EnvironmentFamily,
     episodes: EpisodeSet,
     sampling: Sampling,
     kept: KeptEpisodes | None,
     before: Container[int],
-) -> list[Transition]:
+) -> Outcome:
     async def keep(group_id: int, transitions: list[Transition]) -> None:
         if kept is not None:
             await asyncio.to_thread(kept.add, group_id, transitions)
@@ -110,6 +128,8 @@ def _play_missing(
         with tuft_sdk.translated():
             base_model = sampler.get_base_model()
         tokenizer = client.tokenizer(base_model)
+        room = client.context_length(base_model) - sampling.max_tokens
+        bounded = replace(episodes, limits=replace(episodes.limits, longest_prompt=room))
         policy = ServicePolicy(sampler, sampling)
-        playing = play(policy, environment, tokenizer, episodes, skip=before, on_group=keep)
+        playing = play(policy, environment, tokenizer, bounded, skip=before, on_group=keep)
         return asyncio.run(playing)

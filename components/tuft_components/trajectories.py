@@ -1,4 +1,4 @@
-"""`tuft.trajectories/2`: what a rollout produced, one row a transition (one turn of one episode).
+"""`tuft.trajectories/3`: what a rollout produced, one row a transition (one turn of one episode).
 
 | column | meaning |
 |---|---|
@@ -6,11 +6,15 @@
 | env | the environment's name, or module:factory |
 | policy | what was sampled from: a tinker:// path, or a base model |
 | policy_version | updates behind that policy: the iteration, or less where it was older |
-| prompt_tokens, completion_tokens | int32 token ids |
+| prompt_tokens, completion_tokens | int32 token ids: all that was seen and said before, and the action |
+| observation_tokens | how many of the prompt's last tokens the environment said since the last action |
 | logprobs | float32 [T], of the distribution sampled from |
 | prompt_text, completion_text | the same as text, without special tokens |
 | stop_reason | stop, or length |
 | env_reward, done | what the environment said to the completion |
+| actions | what might be done, where that was a list |
+| error | what was wrong with the action; of a failed episode, why it failed |
+| end | of the last turn: done, turns, context, budget or failed; else empty |
 | info | JSON object of the environment: the reference answer, say |
 
 docs/data.md says it to those who read the files with other tools.
@@ -32,7 +36,7 @@ from tuft_components.steps import Dataset
 from tuft_components.tables import TableSchema, read_table, write_table
 
 TRAJECTORIES = TableSchema(
-    "tuft.trajectories/2",
+    "tuft.trajectories/3",
     pa.schema(
         [
             ("iteration", pa.int64()),
@@ -43,6 +47,7 @@ TRAJECTORIES = TableSchema(
             ("policy", pa.string()),
             ("policy_version", pa.int64()),
             ("prompt_tokens", pa.list_(pa.int32())),
+            ("observation_tokens", pa.int64()),
             ("completion_tokens", pa.list_(pa.int32())),
             ("logprobs", pa.list_(pa.float32())),
             ("prompt_text", pa.string()),
@@ -50,6 +55,9 @@ TRAJECTORIES = TableSchema(
             ("stop_reason", pa.string()),
             ("env_reward", pa.float32()),
             ("done", pa.bool_()),
+            ("actions", pa.list_(pa.string())),
+            ("error", pa.string()),
+            ("end", pa.string()),
             ("info", pa.string()),
         ]
     ),
@@ -75,6 +83,10 @@ class Transition:
     stop_reason: str
     env_reward: float
     done: bool
+    observation_tokens: int = 0
+    actions: Sequence[str] = field(default_factory=list)
+    error: str = ""
+    end: str = ""
     info: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -88,6 +100,22 @@ class Trajectory:
     def key(self) -> tuple[int, int, int]:
         first = self.transitions[0]
         return (first.iteration, first.group_id, first.sample)
+
+    @property
+    def failed(self) -> bool:
+        """Whether the environment failed in it: it says nothing about the policy."""
+        return self.transitions[-1].end == "failed"
+
+
+def without_failed(where: str, trajectories: Sequence[Trajectory]) -> list[Trajectory]:
+    """Raises:
+    BadData: none is left.
+    """
+    left = [trajectory for trajectory in trajectories if not trajectory.failed]
+    if not left:
+        why = trajectories[0].transitions[-1].error if trajectories else "none was played"
+        raise BadData(f"{where}: the environment failed in every episode: {why}")
+    return left
 
 
 def write_trajectories(

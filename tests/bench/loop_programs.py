@@ -79,20 +79,22 @@ def _plain_iteration(training: Any, sampler: Any, tokenizer: Any, iteration: int
     """Sample, reward, and one optimizer step; the mean reward."""
     from tinker import types
 
+    from tuft_components.envs.base import Task
     from tuft_components.envs.second_word import SecondWord
     from tuft_components.rewards.exact_match import first_word
 
     asked = []
     for index in range(iteration * TASK["groups"], (iteration + 1) * TASK["groups"]):
-        task = SecondWord().episode(split="train", seed=SEED, index=index)
-        prompt = tokenizer.encode(asyncio.run(task.initial_observation()))
+        task = SecondWord()
+        first = asyncio.run(task.reset(Task("train", SEED, index)))
+        prompt = tokenizer.encode(first.observation)
         params = types.SamplingParams(
             max_tokens=TASK["max_tokens"], temperature=1.0, seed=_seed(iteration, index)
         )
         future = sampler.sample(
             types.ModelInput.from_ints(prompt), TASK["group_size"], sampling_params=params
         )
-        asked.append((task.info["reference"], prompt, future))
+        asked.append((first.info["reference"], prompt, future))
     data, rewards = [], []
     for answer, prompt, future in asked:
         sequences = future.result().sequences

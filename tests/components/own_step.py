@@ -14,7 +14,7 @@ class Params(Contract):
 
 
 class Inputs(Contract):
-    trajectories: Dataset = Field(description="Parquet of schema tuft.trajectories/2.")
+    trajectories: Dataset = Field(description="Parquet of schema tuft.trajectories/3.")
 
 
 class Outputs(Contract):

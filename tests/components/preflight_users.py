@@ -2,43 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
 from itertools import count
 
-from tuft_components.envs.base import StepResult
+from tuft_components.envs.base import Task, Turn
 
-
-class _Task:
-    def __init__(self, first: str) -> None:
-        self._first = first
-
-    @property
-    def info(self) -> dict[str, str]:
-        return {}
-
-    async def initial_observation(self) -> str:
-        return self._first
-
-    async def step(self, action: str) -> StepResult:
-        return StepResult(reward=0.0, done=True)
+_ASKED = count()
 
 
 class Forgetful:
     """Its tasks follow from how often it was asked, not from the index."""
 
-    stop: Sequence[str] = ()
+    def reset(self, task: Task) -> Turn:
+        return Turn(f"task {next(_ASKED)}")
 
-    def __init__(self) -> None:
-        self._asked: Iterator[int] = count()
-
-    def episode(self, *, split: str, seed: int, index: int) -> _Task:
-        return _Task(f"task {next(self._asked)}")
+    def step(self, action: str) -> Turn:
+        return Turn(done=True)
 
 
 class Broken:
     """Its data are not there."""
 
-    stop: Sequence[str] = ()
-
-    def episode(self, *, split: str, seed: int, index: int) -> _Task:
+    def reset(self, task: Task) -> Turn:
         raise KeyError("questions")
+
+    def step(self, action: str) -> Turn:
+        return Turn(done=True)

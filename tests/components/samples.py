@@ -24,6 +24,8 @@ TRANSITION = Transition(
     stop_reason="length",
     env_reward=1.0,
     done=True,
+    observation_tokens=3,
+    end="done",
     info={"reference": "b"},
 )
 

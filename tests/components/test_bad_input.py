@@ -26,10 +26,11 @@ def raising(trajectory: Trajectory) -> float:
 class Raising:
     """A user's environment whose data are not there."""
 
-    stop = ()
-
-    def episode(self, *, split: str, seed: int, index: int) -> object:
+    def reset(self, task: object) -> object:
         raise FileNotFoundError("questions.json")
+
+    def step(self, action: str) -> object:
+        raise NotImplementedError
 
 
 @dataclass(frozen=True)
@@ -103,7 +104,7 @@ CASES = {
     "batch of another schema": Bad(
         **UPDATE,
         code=65,
-        says="has schema tuft.trajectories/2, but this step reads tuft.batch/1",
+        says="has schema tuft.trajectories/3, but this step reads tuft.batch/1",
         params={"run_id": "r"},
         inputs={"batch": "episodes"},
     ),

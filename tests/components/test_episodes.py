@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Container, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Any
 
@@ -12,9 +12,11 @@ import pytest
 
 from tests.helpers.tiny_model import build_tokenizer
 from tuft_components.envs import make_environment
-from tuft_components.envs.base import Environment, Observation, StepResult
-from tuft_components.episodes import EpisodeSet, Sample, play
-from tuft_components.errors import BadConfiguration, BadData, TransientFailure
+from tuft_components.envs.base import EnvironmentFamily, Task, Turn
+from tuft_components.episodes import EpisodeSet, Limits, Policy, Sample
+from tuft_components.errors import BadConfiguration, BadData, StepError, TransientFailure
+from tuft_components.playing import play
+from tuft_components.trajectories import Transition
 
 TOKENIZER = build_tokenizer()
 
@@ -38,44 +40,51 @@ class Says:
 
 
 class Counting:
-    """Counts `turns` actions; observations are text, or messages where `chat`."""
+    """A family whose tasks take `turns` actions; observations are text, or messages if `chat`."""
 
     stop: Sequence[str] = ()
+    tools: Sequence[Mapping[str, Any]] = ()
 
-    def __init__(self, turns: int = 3, chat: bool = False, drift: bool = False) -> None:
-        self.turns, self.chat, self.drift, self.made = turns, chat, drift, 0
+    def __init__(self, turns: int = 3, chat: bool = False, at_once: int | None = None) -> None:
+        self.turns, self.chat, self.at_once = turns, chat, at_once
+        self.instances: list[Counter] = []
 
-    def episode(self, *, split: str, seed: int, index: int) -> Counting.Episode:
-        self.made += 1
-        return Counting.Episode(self, index + (self.made if self.drift else 0))
+    async def open(self) -> Counter:
+        self.instances.append(Counter(self))
+        return self.instances[-1]
 
-    class Episode:
-        def __init__(self, family: Counting, index: int) -> None:
-            self.family, self.index, self.turn = family, index, 0
-            self.messages: list[Mapping[str, str]] = []
-
-        @property
-        def info(self) -> Mapping[str, Any]:
-            return {"index": self.index}
-
-        async def initial_observation(self) -> Observation:
-            return self._observation(f"task {self.index}:")
-
-        async def step(self, action: str) -> StepResult:
-            self.turn += 1
-            self.messages.append({"role": "assistant", "content": action})
-            if self.turn == self.family.turns:
-                return StepResult(reward=2.0, done=True)
-            return StepResult(0.5, False, self._observation(" next:"))
-
-        def _observation(self, text: str) -> Observation:
-            if not self.family.chat:
-                return text
-            self.messages.append({"role": "user", "content": text})
-            return list(self.messages)
+    async def close(self) -> None:
+        assert all(instance.closed for instance in self.instances)
 
 
-def episode_set(**changes: Any) -> EpisodeSet:
+class Counter:
+    """An instance; `episodes` counts those that it began."""
+
+    def __init__(self, family: Counting) -> None:
+        self.family, self.turn, self.episodes, self.closed = family, 0, 0, False
+
+    async def reset(self, task: Task) -> Turn:
+        assert not self.closed
+        self.task, self.turn = task, 0
+        self.episodes += 1
+        return self.says(f"task {task.index}:")
+
+    async def step(self, action: str) -> Turn:
+        self.turn += 1
+        if self.turn == self.family.turns:
+            return Turn(reward=2.0, done=True, info={"index": self.task.index})
+        return replace(self.says(" next:"), reward=0.5)
+
+    async def close(self) -> None:
+        assert not self.closed
+        self.closed = True
+
+    def says(self, text: str) -> Turn:
+        observation = [{"role": "user", "content": text}] if self.family.chat else text
+        return Turn(observation, info={"index": self.task.index}, actions=("x", "y"))
+
+
+def episode_set(limits: Limits | None = None, **changes: Any) -> EpisodeSet:
     values: dict[str, Any] = {
         "env": "counting",
         "split": "train",
@@ -85,14 +94,22 @@ def episode_set(**changes: Any) -> EpisodeSet:
         "group_size": 2,
         "iteration": 3,
         "policy_name": "p",
-        "max_turns": 5,
+        "limits": limits or Limits(max_turns=5),
     }
     return EpisodeSet(**{**values, **changes})
 
 
+async def played(
+    policy: Policy, environment: EnvironmentFamily, **changes: Any
+) -> list[Transition]:
+    """In canonical order."""
+    outcome = await play(policy, environment, TOKENIZER, episode_set(**changes))
+    return sorted(outcome.transitions, key=lambda t: (t.group_id, t.sample, t.turn))
+
+
 async def test_one_request_for_a_group_of_one_turn() -> None:
     policy = Says([" a", " b"])
-    transitions = await play(policy, Counting(turns=1), TOKENIZER, episode_set())
+    transitions = await played(policy, Counting(turns=1))
     assert [(t.group_id, t.sample, t.turn) for t in transitions] == [
         (0, 0, 0),
         (0, 1, 0),
@@ -107,11 +124,12 @@ async def test_one_request_for_a_group_of_one_turn() -> None:
     assert TOKENIZER.decode(first.prompt_tokens) == "task 10:"
     assert len(first.logprobs) == len(first.completion_tokens)
     assert first.info == {"index": 10}
+    assert first.observation_tokens == len(first.prompt_tokens)
     assert first.done
 
 
 async def test_text_goes_behind_what_was_seen_and_said() -> None:
-    transitions = await play(Says([" x"]), Counting(), TOKENIZER, episode_set(groups=1))
+    transitions = await played(Says([" x"]), Counting(), groups=1)
     episode = [t for t in transitions if t.sample == 1]
     assert [t.prompt_text for t in episode] == [
         "task 10:",
@@ -121,13 +139,14 @@ async def test_text_goes_behind_what_was_seen_and_said() -> None:
     for before, after in pairwise(episode):
         said = [*before.prompt_tokens, *before.completion_tokens]
         assert list(after.prompt_tokens[: len(said)]) == said
+        assert after.observation_tokens == len(after.prompt_tokens) - len(said)
     assert [t.env_reward for t in episode] == [0.5, 0.5, 2.0]
     assert [t.done for t in episode] == [False, False, True]
 
 
 async def test_messages_go_through_the_chat_template() -> None:
     policy = Says([" x"])
-    await play(policy, Counting(turns=2, chat=True), TOKENIZER, episode_set(groups=1))
+    await played(policy, Counting(turns=2, chat=True), groups=1)
     assert policy.asked[0][0] == "<|start|>user\ntask 10:<|end|>\n<|start|>assistant\n"
     assert policy.asked[1][0] == (
         "<|start|>user\ntask 10:<|end|>\n<|start|>assistant\n x<|end|>\n"
@@ -138,50 +157,68 @@ async def test_messages_go_through_the_chat_template() -> None:
 async def test_every_request_has_its_own_seed() -> None:
     policy = Says([" x"])
     for iteration in (0, 1):
-        await play(policy, Counting(), TOKENIZER, episode_set(iteration=iteration))
+        await played(policy, Counting(), iteration=iteration)
     seeds = [seed for _, _, seed in policy.asked]
     assert len(set(seeds)) == len(seeds) == 2 * (2 + 2 * 2 * 2)
     assert all(0 <= seed < 2**31 for seed in seeds)
     again = Says([" x"])
-    await play(again, Counting(), TOKENIZER, episode_set(iteration=0))
+    await played(again, Counting(), iteration=0)
     assert sorted(seed for _, _, seed in again.asked) == sorted(seeds[:10])
 
 
-async def test_an_endless_episode_is_bad_data() -> None:
-    with pytest.raises(BadData, match="not done after 5 turns"):
-        await play(Says([" x"]), Counting(turns=9), TOKENIZER, episode_set())
+async def test_an_endless_episode_ends_with_what_it_has() -> None:
+    transitions = await played(Says([" x"]), Counting(turns=9))
+    episode = [t for t in transitions if (t.group_id, t.sample) == (0, 1)]
+    assert [t.end for t in episode] == ["", "", "", "", "turns"]
+    assert [t.env_reward for t in episode] == [0.5] * 5
+    assert not any(t.done for t in episode)
+
+
+class Drifting(Counter):
+    """No two episodes of it begin alike."""
+
+    async def reset(self, task: Task) -> Turn:
+        instances = self.family.instances
+        return await super().reset(replace(task, index=sum(each.episodes for each in instances)))
+
+
+class Family(Counting):
+    """Of instances that `make` makes."""
+
+    def __init__(self, make: Callable[[Counting], Counter], **given: Any) -> None:
+        super().__init__(**given)
+        self.make = make
+
+    async def open(self) -> Counter:
+        self.instances.append(self.make(self))
+        return self.instances[-1]
 
 
 async def test_a_group_that_begins_differently_is_bad_data() -> None:
     with pytest.raises(BadData, match="begin differently"):
-        await play(Says([" x"]), Counting(drift=True), TOKENIZER, episode_set())
+        await played(Says([" x"]), Family(Drifting))
 
 
 async def test_an_unknown_split_is_bad_configuration() -> None:
-    environment: Environment = make_environment("second_word", {})
+    environment = make_environment("second_word", {})
     with pytest.raises(BadConfiguration, match="no split 'x'"):
-        await play(Says([" x"]), environment, TOKENIZER, episode_set(split="x"))
+        await played(Says([" x"]), environment, split="x")
 
 
 async def test_an_older_policy_is_told() -> None:
     """Where rollouts overlap updates, the policy has fewer updates than its iteration has."""
     policy = Says([" a"])
     for version in (None, 1):
-        played = await play(
-            policy, Counting(turns=1), TOKENIZER, episode_set(policy_version=version)
-        )
-        assert {t.policy_version for t in played} == {3 if version is None else version}
-        assert {t.iteration for t in played} == {3}
+        transitions = await played(policy, Counting(turns=1), policy_version=version)
+        assert {t.policy_version for t in transitions} == {3 if version is None else version}
+        assert {t.iteration for t in transitions} == {3}
     assert policy.asked[:2] == policy.asked[2:]  # the same tasks and seeds
 
 
 async def test_a_shard_plays_its_groups_with_the_numbers_of_the_whole() -> None:
-    whole = await play(Says([" a"]), Counting(turns=2), TOKENIZER, episode_set(groups=5))
+    whole = await played(Says([" a"]), Counting(turns=2), groups=5)
     shards = [
-        await play(
-            Says([" a"]), Counting(turns=2), TOKENIZER, episode_set(groups=5, shard=n, shards=2)
-        )
-        for n in range(2)
+        await played(Says([" a"]), Counting(turns=2), groups=5, shard=n, shards=2) for n in range(2)
     ]
     assert {t.group_id for t in shards[1]} == {1, 3}
     parts = sorted([*shards[0], *shards[1]], key=lambda t: (t.group_id, t.sample, t.turn))
@@ -214,93 +251,172 @@ async def test_groups_that_are_played_at_once(concurrency: int, groups: int) -> 
 async def test_an_evaluations_seeds_are_the_same_in_all_iterations() -> None:
     policy = Says([" x"])
     for iteration in (0, 7):
-        await play(policy, Counting(), TOKENIZER, episode_set(iteration=iteration, sample_round=0))
+        await played(policy, Counting(), iteration=iteration, sample_round=0)
     assert sorted(policy.asked[:10]) == sorted(policy.asked[10:])
 
 
-class _Broken(Counting):
-    """Raises `error` in one of the three methods."""
+class Broken(Counter):
+    """Raises `error` in the method `where`, in the episodes of these samples, by their order."""
 
-    def __init__(self, where: str, error: Exception) -> None:
-        super().__init__(turns=1)
-        self.where, self.error = where, error
+    where, error = "step", Exception()
+    broken: Container[int] = range(99)
 
-    def episode(self, *, split: str, seed: int, index: int) -> Counting.Episode:
-        episode = super().episode(split=split, seed=seed, index=index)
-
-        def broken(*_: object) -> None:
+    async def _break(self, where: str) -> None:
+        if where == self.where and self.number in self.broken:
             raise self.error
 
-        if self.where == "episode":
-            broken()
-        setattr(episode, self.where, broken)
-        return episode
+    async def reset(self, task: Task) -> Turn:
+        first = await super().reset(task)
+        self.number = sum(each.episodes for each in self.family.instances)
+        await self._break("reset")
+        return first
+
+    async def step(self, action: str) -> Turn:
+        await self._break("step")
+        return await super().step(action)
+
+
+def broken(where: str, error: Exception, episodes: Container[int] = range(99)) -> Family:
+    names = {"where": where, "error": error, "broken": episodes}
+    return Family(type("Broken", (Broken,), names), turns=1)
 
 
 @pytest.mark.parametrize(
     ("where", "error", "means", "says"),
     [
-        ("episode", KeyError("x"), BadData, "in episode of group 0, raised KeyError: 'x'"),
-        ("episode", ValueError("bad split"), BadConfiguration, "^bad split$"),
-        ("initial_observation", OSError("gone"), BadData, "in initial_observation of .* gone"),
+        ("reset", KeyError("x"), BadData, "in reset of group 0, raised KeyError: 'x'"),
+        ("reset", ValueError("bad split"), BadConfiguration, "environment counting: bad split$"),
         ("step", ZeroDivisionError("a/0"), BadData, r"environment counting, in step .* a/0 \(.*py"),
         ("step", ConnectionResetError("reset"), TransientFailure, "raised ConnectionResetError"),
         ("step", TransientFailure("the judge is away"), TransientFailure, "^the judge is away$"),
     ],
 )  # fmt: skip
-async def test_what_an_environment_raises_is_told(
-    where: str, error: Exception, means: type[Exception], says: str
+async def test_an_environment_that_always_fails_is_told(
+    where: str, error: Exception, means: type[StepError], says: str
 ) -> None:
+    environment = broken(where, error)
     with pytest.raises(means, match=says):
-        await play(Says([" x"]), _Broken(where, error), TOKENIZER, episode_set(groups=1))
+        await played(Says([" x"]), environment, groups=1)
+    assert all(instance.closed for instance in environment.instances)
 
 
-@dataclass
-class _Gives(Counting):
-    """An environment of one turn that gives `reward` and `info`."""
-
-    reward: Any = 1.0
-    info: Any = None
-
-    def __post_init__(self) -> None:
-        super().__init__(turns=1, chat=True)
-
-    def episode(self, *, split: str, seed: int, index: int) -> Counting.Episode:
-        family = self
-
-        class Episode(Counting.Episode):
-            @property
-            def info(self) -> Mapping[str, Any]:
-                return dict(family.info or {})
-
-            async def step(self, action: str) -> StepResult:
-                return StepResult(family.reward, done=True)
-
-        return Episode(self, index)
+async def test_a_failure_costs_one_episode() -> None:
+    environment = broken("step", OSError("the page is gone"), episodes=[2])
+    outcome = await play(
+        Says([" x"]), environment, TOKENIZER, episode_set(groups=1, group_size=4, concurrency=4)
+    )
+    ends = {t.sample: t.end for t in outcome.transitions}
+    assert sorted(ends.values()) == ["done", "done", "done", "failed"]
+    (lost,) = [t for t in outcome.transitions if t.end == "failed"]
+    assert "the page is gone" in lost.error
+    assert len(lost.logprobs) == len(lost.completion_tokens) > 0  # what was sampled is there
+    assert [str(failure) for failure in outcome.failures] == [lost.error]
 
 
-async def test_info_is_as_readers_of_the_file_see_it() -> None:
-    environment = _Gives(info={"a": (1, 2), 3: None})
-    played = await play(Says([" x"]), environment, TOKENIZER, episode_set(groups=1))
-    assert played[0].info == {"a": [1, 2], "3": None}
+async def test_a_task_that_can_not_begin_gets_a_second_chance() -> None:
+    transitions = await played(Says([" x"]), broken("reset", OSError("dead"), [1]), groups=1)
+    assert [t.end for t in transitions] == ["done", "done"]
+
+
+@pytest.mark.parametrize(("allowed", "fails"), [(0.5, False), (0.49, True)])
+async def test_how_many_may_fail(allowed: float, fails: bool) -> None:
+    environment = broken("step", OSError("gone"), episodes=[1, 2])
+    limits = Limits(max_failed=allowed)
+    episodes = episode_set(limits, groups=1, group_size=4)
+    outcome = play(Says([" x"]), environment, TOKENIZER, episodes)
+    if fails:
+        with pytest.raises(BadData, match="gone"):
+            await outcome
+    else:
+        assert len((await outcome).failures) == 2
+
+
+class Hanging(Counter):
+    async def step(self, action: str) -> Turn:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+
+async def test_a_call_that_hangs_has_failed() -> None:
+    limits = Limits(call_timeout_s=0.05, max_failed=1)
+    transitions = await played(Says([" x"]), Family(Hanging), limits=limits, groups=1)
+    assert {t.end for t in transitions} == {"failed"}
+    assert "no answer within 0.05 s" in transitions[0].error
+
+
+async def test_instances_are_used_again_and_bounded() -> None:
+    environment = Counting(at_once=3)
+    await played(Says([" x"]), environment, groups=4, group_size=4)
+    assert 0 < len(environment.instances) <= 3
+    assert sum(instance.episodes for instance in environment.instances) == 16
+    assert all(instance.closed for instance in environment.instances)
+
+
+async def test_one_instance_is_enough() -> None:
+    environment = Counting(at_once=1)
+    assert len(await played(Says([" x"]), environment, groups=3, group_size=3)) == 27
+
+
+async def test_a_token_budget_ends_episodes_and_leaves_groups_out() -> None:
+    length = len(TOKENIZER.encode(" x"))
+    limits = Limits(token_budget=3 * length)
+    outcome = await play(
+        Says([" x"]), Counting(turns=9), TOKENIZER, episode_set(limits, groups=3, concurrency=2)
+    )
+    ends = {(t.group_id, t.sample): t.end for t in outcome.transitions}
+    assert ends == {(0, 0): "budget", (0, 1): "budget"}
+    assert outcome.left_out == 2
+    assert 3 * length <= outcome.tokens <= 4 * length
+
+
+async def test_an_episode_ends_where_the_model_has_no_room() -> None:
+    limits = Limits(longest_prompt=len(TOKENIZER.encode("task 10: x next:")))
+    transitions = await played(Says([" x"]), Counting(), limits=limits, groups=1)
+    assert [(t.turn, t.end) for t in transitions] == 2 * [(0, ""), (1, "context")]
+    with pytest.raises(
+        BadData, match=r"begins with a prompt of .* tokens: the model has room for 1"
+    ):
+        await played(Says([" x"]), Counting(), limits=Limits(longest_prompt=1))
+
+
+class Gives(Counter):
+    """One turn, with the reward and the info given."""
+
+    turn_given = Turn()
+
+    async def step(self, action: str) -> Turn:
+        return self.turn_given
+
+
+def gives(**given: Any) -> Family:
+    return Family(type("Gives", (Gives,), {"turn_given": Turn(done=True, **given)}))
+
+
+async def test_what_it_says_is_as_readers_of_the_file_see_it() -> None:
+    environment = gives(info={"a": (1, 2), 3: None}, error="no such word")
+    first, _ = await played(Says([" x"]), environment, groups=1)
+    assert first.info == {"a": [1, 2], "3": None}
+    assert first.error == "no such word"
+    assert first.actions == ["x", "y"]
 
 
 @pytest.mark.parametrize(
-    ("environment", "says"),
+    ("given", "says"),
     [
-        (_Gives(info={"a": {1}}), "in step of group 0, raised TypeError: .*set is not JSON"),
-        (_Gives(reward=float("nan")), "environment counting gave the reward nan: not finite"),
-        (_Gives(reward="much"), "in step of group 0, raised ValueError: .*'much'"),
+        ({"info": {"a": {1}}}, "in step of group 0, raised TypeError: .*set is not JSON"),
+        ({"reward": float("nan")}, "environment counting gave the reward nan: not finite"),
+        ({"reward": "much"}, "in step of group 0, raised ValueError: .*'much'"),
     ],
 )
-async def test_what_an_environment_gives_is_checked(environment: _Gives, says: str) -> None:
+async def test_what_an_environment_gives_is_checked(given: dict[str, Any], says: str) -> None:
     with pytest.raises(BadData, match=says):
-        await play(Says([" x"]), environment, TOKENIZER, episode_set(groups=1))
+        await played(Says([" x"]), gives(**given), groups=1)
 
 
 async def test_a_tokenizer_without_a_chat_template_takes_text_only() -> None:
     tokenizer = build_tokenizer()
     tokenizer.chat_template = None
-    assert await play(Says([" x"]), Counting(turns=1), tokenizer, episode_set())
-    with pytest.raises(BadData, match="messages of environment counting: Cannot use chat"):
+    outcome = await play(Says([" x"]), Counting(turns=1), tokenizer, episode_set())
+    assert len(outcome.transitions) == 4
+    with pytest.raises(BadData, match="the environment's messages: Cannot use chat"):
         await play(Says([" x"]), Counting(turns=1, chat=True), tokenizer, episode_set())

@@ -116,7 +116,7 @@ def test_trajectories_of_another_version_are_refused(tmp_path: Path) -> None:
     old = pa.schema([field for field in TRAJECTORIES.columns if field.name != "env"])
     write_table(str(tmp_path / "t"), TableSchema("tuft.trajectories/1", old), [])
     says = (
-        r"tuft\.trajectories/1, but this step reads tuft\.trajectories/2: another version of tuft"
+        r"tuft\.trajectories/1, but this step reads tuft\.trajectories/3: another version of tuft"
     )
     with pytest.raises(BadData, match=says):
         STEP.execute({}, {"trajectories": str(tmp_path / "t")}, {"batch": str(tmp_path / "b")})

@@ -13,9 +13,10 @@ from tests.components.samples import transition
 from tests.components.test_episodes import TOKENIZER, Counting, Says, episode_set
 from tests.helpers.s3_server import S3Server
 from tuft_components.artifacts import list_uris, write_bytes
-from tuft_components.episodes import Sample, play
+from tuft_components.episodes import Sample
 from tuft_components.errors import BadConfiguration, BadData, TransientFailure
 from tuft_components.kept_episodes import KeptEpisodes, read_episodes
+from tuft_components.playing import play
 from tuft_components.trajectories import Transition, write_trajectories
 
 
@@ -82,9 +83,10 @@ async def test_groups_that_are_done_outlive_the_failure_of_another(work_uri: str
     before = kept.read(episodes.group_ids())
     assert sorted(before) == [0, 1]
     policy = Says([" b"])
-    played = await play(policy, Counting(turns=1), TOKENIZER, episodes, skip=before, on_group=keep)
+    counting = Counting(turns=1)
+    outcome = await play(policy, counting, TOKENIZER, episodes, skip=before, on_group=keep)
     assert sorted(asked[0] for asked in policy.asked) == ["task 12:", "task 13:", "task 14:"]
-    assert [t.group_id for t in played] == [2, 2, 3, 3, 4, 4]
+    assert [t.group_id for t in outcome.transitions] == [2, 2, 3, 3, 4, 4]
     (whole,) = {len(read_episodes([kept.uri]))}
     assert whole == 10
 

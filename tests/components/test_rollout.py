@@ -76,7 +76,11 @@ def test_a_rollout_whose_groups_are_all_there_needs_no_service(tmp_path: Path) -
     assert outputs.metrics == {
         "groups": 2,
         "groups_kept": 2,
+        "groups_left_out": 0,
         "episodes": 2,
+        "failed": 0,
+        "cut_short": 0,
+        "tokens_per_s": 0,
         "mean_env_reward": 1,
         "mean_turns": 1,
         "mean_completion_tokens": 2,

@@ -5,24 +5,24 @@ from __future__ import annotations
 import pytest
 
 from tuft_components.envs import make_environment
-from tuft_components.envs.second_word import words_of
+from tuft_components.envs.base import Task
+from tuft_components.envs.second_word import SecondWord, words_of
 from tuft_components.errors import BadConfiguration
 
 
 async def _prompt(split: str, seed: int, index: int) -> str:
-    episode = make_environment("second_word", {}).episode(split=split, seed=seed, index=index)
-    prompt = await episode.initial_observation()
-    assert isinstance(prompt, str)
-    return prompt
+    first = await SecondWord().reset(Task(split, seed, index))
+    assert isinstance(first.observation, str)
+    return first.observation
 
 
 async def test_the_prompt_is_that_of_the_measurements() -> None:
-    episode = make_environment("second_word", {}).episode(split="train", seed=0, index=0)
-    prompt = await episode.initial_observation()
+    turn = await SecondWord().reset(Task("train", 0, 0))
+    prompt = turn.observation
     assert isinstance(prompt, str)
     first, second = prompt.splitlines()[-1].removesuffix(" ->").split()
     assert prompt == f"Second word.\ncat dog -> dog\nsun ice -> ice\n{first} {second} ->"
-    assert episode.info == {"reference": second}
+    assert turn.info == {"reference": second}
     assert first != second
 
 
@@ -49,24 +49,26 @@ async def test_splits_share_no_word() -> None:
     [(" {}", 1), (" {}\nsun", 1), ("{}", 1), (" {}s", 0), (" x {}", 0), ("", 0), (" \n", 0)],
 )
 async def test_only_the_exact_word_is_right(action: str, reward: float) -> None:
-    episode = make_environment("second_word", {}).episode(split="train", seed=0, index=3)
-    await episode.initial_observation()
-    result = await episode.step(action.format(episode.info["reference"]))
+    environment = SecondWord()
+    first = await environment.reset(Task("train", 0, 3))
+    result = await environment.step(action.format(first.info["reference"]))
     assert (result.reward, result.done) == (reward, True)
 
 
-def test_an_unknown_split_is_named() -> None:
+async def test_an_unknown_split_is_named() -> None:
     with pytest.raises(ValueError, match="no split 'test'; there are: train, eval"):
-        make_environment("second_word", {}).episode(split="test", seed=0, index=0)
+        await SecondWord().reset(Task("test", 0, 0))
 
 
 @pytest.mark.parametrize(
     ("name", "args", "says"),
     [
-        ("third_word", {}, "there are: second_word; or give your own as package.module"),
+        ("third_word", {}, "there are: second_word, .*; or give your own as package.module"),
         ("no_such_package.x:Env", {}, "can't import no_such_package.x"),
         ("tuft_components.envs.second_word:Nothing", {}, "has no 'Nothing'"),
         ("second_word", {"level": 3}, "level"),
+        ("second_word:x", {}, "second_word takes nothing behind a colon"),
+        ("tests.components.samples:transition", {}, "has no method reset"),
     ],
 )
 def test_a_wrong_environment_is_bad_configuration(
@@ -76,6 +78,10 @@ def test_a_wrong_environment_is_bad_configuration(
         make_environment(name, args)
 
 
-def test_an_environment_by_import_path() -> None:
-    environment = make_environment("tuft_components.envs.second_word:SecondWord", {})
-    assert type(environment).__name__ == "SecondWord"
+@pytest.mark.parametrize("name", ["second_word", "python:{}", "{}"])
+async def test_an_environment_by_its_name_and_by_its_path(name: str) -> None:
+    family = make_environment(name.format("tuft_components.envs.second_word:SecondWord"), {})
+    first, second = await family.open(), await family.open()
+    assert first is not second
+    assert await first.reset(Task("train", 0, 0)) == await second.reset(Task("train", 0, 0))
+    await family.close()

@@ -28,7 +28,7 @@ def test_trajectories_survive_and_are_ordered(tmp_path: Path) -> None:
     ]
     artifact = write_trajectories(uri, mixed, {"env": "second_word"})
     assert artifact.metadata == {
-        "schema": "tuft.trajectories/2",
+        "schema": "tuft.trajectories/3",
         "rows": 4,
         "env": "second_word",
     }
@@ -42,7 +42,7 @@ def test_the_schema_is_named_in_the_file(tmp_path: Path) -> None:
     uri = str(tmp_path / "t.parquet")
     write_trajectories(uri, [TRANSITION], {"policy": "p"})
     metadata = pq.read_schema(uri).metadata
-    assert metadata[b"tuft.schema"] == b"tuft.trajectories/2"
+    assert metadata[b"tuft.schema"] == b"tuft.trajectories/3"
     assert metadata[b"tuft.policy"] == b"p"
 
 
@@ -71,7 +71,7 @@ def test_a_batch_survives_and_is_ordered(tmp_path: Path) -> None:
 def test_another_schema_is_named_in_the_refusal(tmp_path: Path) -> None:
     uri = str(tmp_path / "b.parquet")
     write_batch(uri, [ROW], {})
-    with pytest.raises(BadData, match=r"schema tuft\.batch/1, but .* reads tuft\.trajectories/2"):
+    with pytest.raises(BadData, match=r"schema tuft\.batch/1, but .* reads tuft\.trajectories/3"):
         read_trajectories(uri)
 
 

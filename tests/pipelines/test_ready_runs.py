@@ -84,7 +84,7 @@ def test_grpo_in_split_steps(split: Run, pipeline_service: Service) -> None:
         policy = f"tinker://{run_id}/sampler_weights/policy-{number:06d}"
         assert updated["parameters"]["policy"] == policy
     trajectories = split.tasks["rollout 1, 1 of 2"]["artifacts"]["trajectories"]
-    assert trajectories["metadata"]["schema"] == "tuft.trajectories/2"
+    assert trajectories["metadata"]["schema"] == "tuft.trajectories/3"
     assert (
         split.tasks["update 2"]["parameters"]["checkpoint"]
         == f"tinker://{run_id}/weights/checkpoint-000002"

@@ -6,7 +6,7 @@ import numpy as np
 from pydantic import Field
 
 from tuft_components.envs import make_environment
-from tuft_components.episodes import EpisodeSet
+from tuft_components.episodes import EpisodeSet, Limits
 from tuft_components.kept_episodes import KeptEpisodes
 from tuft_components.policies import Sampling, play_with_service
 from tuft_components.rewards import judged, reward_function
@@ -20,7 +20,7 @@ from tuft_components.steps import (
     TimeoutS,
     WorkUri,
 )
-from tuft_components.trajectories import group_transitions
+from tuft_components.trajectories import group_transitions, without_failed
 
 
 class EvaluateParams(Contract):
@@ -34,6 +34,12 @@ class EvaluateParams(Contract):
     seed: int = Field(default=0, ge=0, description="Of the tasks and the samples.")
     max_tokens: int = Field(default=16, ge=1, description="New tokens of a turn, at most.")
     max_turns: int = Field(default=32, ge=1, description="Turns of an episode, at most.")
+    call_timeout_s: float = Field(
+        default=120.0, gt=0, description="Seconds for each answer of the environment."
+    )
+    max_failed: float = Field(
+        default=0.5, ge=0, le=1, description="Share of episodes in which the environment may fail."
+    )
     temperature: float = Field(default=1.0, ge=0, description="Of the sampling.")
     iteration: int = Field(default=0, ge=0, description="Number of updates behind the policy.")
     concurrency: int = Field(default=256, ge=1, description="Episodes played at once, at most.")
@@ -57,13 +63,15 @@ def run(params: EvaluateParams, inputs: NoInputs, locations: Locations) -> Evalu
     environment = make_environment(params.env, params.env_args)
     sampling = Sampling(params.max_tokens, params.temperature, params.timeout_s)
     played = play_with_service(environment, episodes_of(params), sampling, kept_of(params))
-    trajectories = group_transitions(f"evaluation of {params.policy}", played.transitions)
+    where = f"evaluation of {params.policy}"
+    trajectories = without_failed(where, group_transitions(where, played.transitions))
     rewards = judged(params.reward, reward, trajectories)
     spread = float(rewards.std(ddof=1)) if len(rewards) > 1 else 0.0
     metrics = {
         "mean_reward": float(rewards.mean()),
         "mean_reward_stderr": spread / float(np.sqrt(len(rewards))),
         "episodes": float(len(rewards)),
+        "failed": played.metrics()["failed"],
         "episodes_kept": float(played.kept_groups),
     }
     return EvaluateOutputs(mean_reward=metrics["mean_reward"], uri=played.uri, metrics=metrics)
@@ -79,7 +87,11 @@ def episodes_of(params: EvaluateParams) -> EpisodeSet:
         group_size=1,
         iteration=params.iteration,
         policy_name=params.policy,
-        max_turns=params.max_turns,
+        limits=Limits(
+            max_turns=params.max_turns,
+            call_timeout_s=params.call_timeout_s,
+            max_failed=params.max_failed,
+        ),
         sample_round=0,  # so that evaluations of all iterations differ by their policies only
         concurrency=params.concurrency,
     )
@@ -90,6 +102,7 @@ def kept_of(params: EvaluateParams) -> KeptEpisodes | None:
     if not params.work_uri:
         return None
     other = {"work_uri", "timeout_s", "concurrency", "episodes", "reward", "reward_args"}
+    other |= {"call_timeout_s", "max_failed"}
     return KeptEpisodes(
         params.work_uri,
         f"evaluate-{params.iteration:06d}",

@@ -22,6 +22,7 @@ from tuft_components.steps import (
     Step,
     WorkUri,
 )
+from tuft_components.trajectories import without_failed
 
 
 class FeedbackParams(Contract):
@@ -44,7 +45,7 @@ class FeedbackParams(Contract):
 
 class FeedbackInputs(Contract):
     trajectories: Dataset | None = Field(
-        default=None, description="Parquet of schema tuft.trajectories/2."
+        default=None, description="Parquet of schema tuft.trajectories/3."
     )
 
 
@@ -58,7 +59,8 @@ def run(params: FeedbackParams, inputs: FeedbackInputs, locations: Locations) ->
     estimator(params.advantage)  # a wrong name costs no judging
     reward = reward_function(params.reward, params.reward_args)
     given = [inputs.trajectories.uri] if inputs.trajectories else []
-    trajectories = read_episodes([*given, *params.trajectories_uris])
+    played = read_episodes([*given, *params.trajectories_uris])
+    trajectories = without_failed("the trajectories", played)
     rows, metrics = judged_rows(
         trajectories,
         judged(params.reward, reward, trajectories),
@@ -69,7 +71,7 @@ def run(params: FeedbackParams, inputs: FeedbackInputs, locations: Locations) ->
     return FeedbackOutputs(
         batch=write_batch(locations["batch"], rows, metadata),
         mean_reward=metrics["mean_reward"],
-        metrics=metrics,
+        metrics={**metrics, "failed": float(len(played) - len(trajectories))},
     )
 
 

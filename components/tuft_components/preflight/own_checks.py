@@ -10,12 +10,15 @@ from typing import Any
 
 from tuft_components.artifacts import delete, list_uris, read_bytes, write_bytes
 from tuft_components.envs import make_environment
+from tuft_components.envs.base import Task
+from tuft_components.envs.instances import Instances
 from tuft_components.errors import BadConfiguration, BadData
 from tuft_components.preflight.findings import Finding, look
 from tuft_components.rewards import reward_function
 from tuft_components.user_code import user_code
 from tuft_components.work import Work
 
+_CALL_S = 120.0
 _STORE = (
     "make the bucket or folder, or correct work_uri; for s3:// set AWS_ENDPOINT_URL, "
     "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY of a key that may read, write, list and delete"
@@ -62,14 +65,19 @@ def environment_finding(name: str, args: Mapping[str, Any], split: str) -> Findi
 
 
 def _first_observation(name: str, args: Mapping[str, Any], split: str) -> str:
-    environment = make_environment(name, args)
+    family = make_environment(name, args)
+    task = Task(split, 0, 0)
 
-    async def first() -> object:
-        return await environment.episode(split=split, seed=0, index=0).initial_observation()
+    async def first() -> tuple[object, object]:
+        instances = Instances(family, _CALL_S)
+        try:
+            return await _begun(instances, task), await _begun(instances, task)
+        finally:
+            await instances.close()
 
     with user_code(f"environment {name}, at its first task of split {split!r},"):
         try:
-            seen, again = asyncio.run(first()), asyncio.run(first())
+            seen, again = asyncio.run(first())
         except ValueError as error:
             raise BadConfiguration(f"environment {name}: {error}") from error
     if not seen:
@@ -80,6 +88,15 @@ def _first_observation(name: str, args: Mapping[str, Any], split: str) -> str:
             "the same three must give the same task"
         )
     return f"{name} gives tasks of split {split!r}"
+
+
+async def _begun(instances: Instances, task: Task) -> object:
+    """What the task begins with."""
+    instance = await instances.take()
+    try:
+        return (await instances.bounded(instance.reset(task))).observation
+    finally:
+        await instances.drop(instance)
 
 
 def reward_finding(name: str, args: Mapping[str, Any]) -> Finding:

@@ -22,7 +22,7 @@ from tuft_components.rewards import judged, reward_function
 from tuft_components.rewards.env import env_reward
 from tuft_components.rl.advantages import estimator
 from tuft_components.steps import Dataset, Locations, Metrics, Step
-from tuft_components.trajectories import Trajectory
+from tuft_components.trajectories import Trajectory, without_failed
 
 
 class RescoreParams(FeedbackParams):
@@ -47,13 +47,14 @@ def run(params: RescoreParams, inputs: RescoreInputs, locations: Locations) -> R
     estimator(params.advantage)  # a wrong name costs no judging
     reward = reward_function(params.reward, params.reward_args)
     given = [inputs.trajectories.uri] if inputs.trajectories else []
-    trajectories = read_episodes([*given, *params.trajectories_uris])
+    played = read_episodes([*given, *params.trajectories_uris])
+    trajectories = without_failed("the trajectories", played)
     old = _old_rewards(trajectories, inputs.old_batch)
     new = judged(params.reward, reward, trajectories)
     rows, metrics = judged_rows(
         trajectories, new, advantage=params.advantage, drop_truncated=params.drop_truncated
     )
-    metrics |= compared(old, new)
+    metrics |= {**compared(old, new), "failed": float(len(played) - len(trajectories))}
     metadata = {"reward": params.reward, "advantage": params.advantage}
     return RescoreOutputs(
         batch=write_batch(locations["batch"], rows, metadata),

@@ -8,7 +8,7 @@ import numpy as np
 from pydantic import Field
 
 from tuft_components.envs import make_environment
-from tuft_components.episodes import EpisodeSet
+from tuft_components.episodes import EpisodeSet, Limits
 from tuft_components.kept_episodes import KeptEpisodes
 from tuft_components.policies import Sampling, play_with_service
 from tuft_components.steps import (
@@ -47,6 +47,18 @@ class RolloutParams(Contract):
     seed: int = Field(default=0, ge=0, description="Of the tasks and the samples.")
     max_tokens: int = Field(default=16, ge=1, description="New tokens of a turn, at most.")
     max_turns: int = Field(default=32, ge=1, description="Turns of an episode, at most.")
+    call_timeout_s: float = Field(
+        default=120.0, gt=0, description="Seconds for each answer of the environment."
+    )
+    token_budget: int = Field(
+        default=0, ge=0, description="New tokens of all episodes together, at most; 0: any number."
+    )
+    time_budget_s: float = Field(
+        default=0.0, ge=0, description="Seconds for all episodes together; 0: any time."
+    )
+    max_failed: float = Field(
+        default=0.5, ge=0, le=1, description="Share of episodes in which the environment may fail."
+    )
     temperature: float = Field(default=1.0, ge=0, description="Of the sampling.")
     split: str = Field(default="train", description="Which of the environment's tasks.")
     concurrency: int = Field(
@@ -57,7 +69,7 @@ class RolloutParams(Contract):
 
 
 class RolloutOutputs(Contract):
-    trajectories: Dataset = Field(description="Parquet of schema tuft.trajectories/2.")
+    trajectories: Dataset = Field(description="Parquet of schema tuft.trajectories/3.")
     uri: str = Field(
         description="Prefix below work_uri with the same trajectories, for `trajectories_uris` "
         "of feedback. Empty without work_uri."
@@ -75,7 +87,7 @@ def run(params: RolloutParams, inputs: NoInputs, locations: Locations) -> Rollou
     return RolloutOutputs(
         trajectories=write_trajectories(locations["trajectories"], played.transitions, metadata),
         uri=played.uri,
-        metrics={**_metrics(played.transitions), "groups_kept": float(played.kept_groups)},
+        metrics={**_metrics(played.transitions), **played.metrics()},
     )
 
 
@@ -93,11 +105,16 @@ def episodes_of(params: RolloutParams) -> EpisodeSet:
         iteration=params.iteration,
         policy_name=params.policy,
         policy_version=params.policy_version if params.policy_version >= 0 else None,
-        max_turns=params.max_turns,
+        limits=limits_of(params),
         shard=params.shard,
         shards=params.shards,
         concurrency=params.concurrency,
     )
+
+
+def limits_of(params: RolloutParams) -> Limits:
+    names = ("max_turns", "call_timeout_s", "token_budget", "time_budget_s", "max_failed")
+    return Limits(**params.model_dump(include=set(names)))
 
 
 def kept_of(params: RolloutParams) -> KeptEpisodes | None:
@@ -108,6 +125,7 @@ def kept_of(params: RolloutParams) -> KeptEpisodes | None:
     # Where and how fast it is played decides nothing; that `groups` decides the tasks is in
     # the number of the first one, so that with iteration 0 a longer rollout takes a shorter one's.
     other = {"work_uri", "timeout_s", "concurrency", "shard", "shards", "groups"}
+    other |= {"call_timeout_s", "token_budget", "time_budget_s", "max_failed"}
     return KeptEpisodes(
         params.work_uri,
         f"rollout-{params.iteration:06d}",

@@ -8,17 +8,13 @@ split by its hash, so that evaluation uses words never trained on.
 from __future__ import annotations
 
 import hashlib
-import random
-from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib.resources import files
-from typing import Any
 
-from tuft_components.envs.base import Observation, StepResult
+from tuft_components.envs.base import SPLITS, Task, Turn
 from tuft_components.rewards.exact_match import first_word
 
 _PROMPT = "Second word.\ncat dog -> dog\nsun ice -> ice\n{first} {second} ->"
-SPLITS = ("train", "eval")
 
 
 @cache
@@ -37,28 +33,14 @@ def _bucket(word: str) -> int:
 class SecondWord:
     """Reward 1 for the exact second word, else 0; one turn. Two new tokens are enough."""
 
-    @property
-    def stop(self) -> Sequence[str]:
-        return ()
+    def __init__(self) -> None:
+        self._second = ""
 
-    def episode(self, *, split: str, seed: int, index: int) -> SecondWordEpisode:
-        words = words_of(split)
-        first, second = random.Random(f"{split}/{seed}/{index}").sample(words, 2)
-        return SecondWordEpisode(first, second)
+    async def reset(self, task: Task) -> Turn:
+        first, self._second = task.random().sample(words_of(task.split), 2)
+        prompt = _PROMPT.format(first=first, second=self._second)
+        return Turn(prompt, info={"reference": self._second})
 
-
-class SecondWordEpisode:
-    def __init__(self, first: str, second: str) -> None:
-        self._first = first
-        self._second = second
-
-    @property
-    def info(self) -> Mapping[str, Any]:
-        return {"reference": self._second}
-
-    async def initial_observation(self) -> Observation:
-        return _PROMPT.format(first=self._first, second=self._second)
-
-    async def step(self, action: str) -> StepResult:
+    async def step(self, action: str) -> Turn:
         right = first_word(action) == self._second
-        return StepResult(reward=1.0 if right else 0.0, done=True)
+        return Turn(reward=float(right), done=True, info={"reference": self._second})

@@ -1,0 +1,180 @@
+"""The light environments: what random and perfect play win is what their formulas say."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from typing import Protocol
+
+import pytest
+
+from tuft_components.envs import make_environment
+from tuft_components.envs.arithmetic import Arithmetic, guessing, pairs_of
+from tuft_components.envs.base import SPLITS, Task, Turn
+from tuft_components.envs.grid import MOVES, Grid
+from tuft_components.envs.number_guess import NumberGuess, scores
+
+Player = Callable[[Turn, list[str]], str]
+"""Gets what was said last and the actions so far."""
+
+
+class Plain(Protocol):
+    """Nothing to close."""
+
+    async def reset(self, task: Task) -> Turn: ...
+    async def step(self, action: str) -> Turn: ...
+
+
+async def score(environment: Plain, player: Player, tasks: int, split: str = "train") -> float:
+    """The mean reward of an episode."""
+    total = 0.0
+    for index in range(tasks):
+        turn = await environment.reset(Task(split, 0, index))
+        actions: list[str] = []
+        while not turn.done:
+            actions.append(player(turn, actions))
+            turn = await environment.step(actions[-1])
+            total += turn.reward
+    return total / tasks
+
+
+def blindly(turn: Turn, actions: list[str]) -> str:
+    return f" {random.randint(1, 8)}\n"
+
+
+class Halving:
+    """Guesses in the middle of what is open; `anywhere`: anything that is open."""
+
+    def __init__(self, anywhere: bool) -> None:
+        self.anywhere = anywhere
+
+    def __call__(self, turn: Turn, actions: list[str]) -> str:
+        if not actions:
+            self.low, self.high = 1, 8
+        elif "higher" in str(turn.observation):
+            self.low = int(actions[-1]) + 1
+        else:
+            self.high = int(actions[-1]) - 1
+        if self.anywhere:
+            return f" {random.randint(self.low, self.high)}\n"
+        return f" {(self.low + self.high) // 2}\n"
+
+
+@pytest.mark.parametrize(
+    ("player", "name"),
+    [
+        (blindly, "random"),
+        (Halving(anywhere=True), "consistent"),
+        (Halving(anywhere=False), "best"),
+    ],
+)
+async def test_what_play_wins_at_number_guess(player: Player, name: str) -> None:
+    random.seed(1)
+    expected = scores()[name]
+    assert await score(NumberGuess(), player, 4000) == pytest.approx(expected, abs=0.03)
+
+
+def test_the_scores_are_those_of_the_measurements() -> None:
+    assert scores() == pytest.approx({"random": 0.33, "consistent": 0.61, "best": 0.875}, abs=0.01)
+
+
+@pytest.mark.parametrize(
+    ("action", "says"), [(" 9\n", "1 to 8"), ("four", "1 to 8"), ("", "1 to 8")]
+)
+async def test_what_is_no_guess_costs_one_and_is_told(action: str, says: str) -> None:
+    environment = NumberGuess(guesses=2)
+    first = await environment.reset(Task("train", 0, 0))
+    turn = await environment.step(action)
+    assert says in turn.error
+    assert not turn.done
+    assert (await environment.step(str(first.info["reference"]))).reward == 1
+
+
+async def test_arithmetic_pays_for_the_right_number() -> None:
+    def right(turn: Turn, actions: list[str]) -> str:
+        return f" {turn.info['reference']}\n"
+
+    for split in SPLITS:
+        assert await score(Arithmetic(), right, 100, split) == 1
+        nines = await score(Arithmetic(), lambda *_: "9", 2000, split)
+        assert nines <= guessing(split)["constant"] + 0.03
+    wrong = await Arithmetic().step("nine")
+    assert (wrong.reward, wrong.done, wrong.error) == (0, True, "say a whole number")
+
+
+async def test_arithmetic_shows_what_it_asks() -> None:
+    environment = Arithmetic()
+    for index in range(50):
+        turn = await environment.reset(Task("eval", 3, index))
+        asked = str(turn.observation).splitlines()[-1].removesuffix("=")
+        assert eval(asked) == turn.info["reference"] >= 0
+
+
+def test_the_splits_of_arithmetic_share_no_pair() -> None:
+    train, held_out = (set(pairs_of(split, 9)) for split in SPLITS)
+    assert not train & held_out
+    assert len(train | held_out) == 55
+    assert 10 < len(held_out) < 20
+
+
+async def test_the_grid_pays_what_its_best_way_is_worth() -> None:
+    environment = Grid(3, 8)
+    for index in range(50):
+        turn = await environment.reset(Task("train", 0, index))
+        best, won = environment.best_score(), 0.0
+        while not turn.done:
+            turn = await environment.step(_nearer(environment))
+            won += turn.reward
+        assert won == pytest.approx(best)
+        assert best >= 0.6
+
+
+def _nearer(grid: Grid) -> str:
+    """The move after which the goal is nearer, by trying all."""
+    here, distance = grid._here, grid.distance()
+    assert distance is not None
+    for name, (down, right) in MOVES.items():
+        grid._here = (here[0] + down, here[1] + right)
+        inside = all(0 <= number < 3 for number in grid._here) and grid._here != grid._wall
+        nearer = inside and grid.distance() == distance - 1
+        grid._here = here
+        if nearer:
+            return name
+    raise AssertionError
+
+
+async def test_the_grid_goes_nowhere_through_walls() -> None:
+    environment = Grid(2, 50)
+    await environment.reset(Task("train", 0, 0))
+    before = environment.shown()
+    blocked = [name for name in MOVES if (await environment.step(name)).error]
+    assert blocked
+    turn = await environment.step("fly")
+    assert "say up" in turn.error
+    assert before.count("A") == environment.shown().count("A") == 1
+
+
+async def test_the_grid_is_played_by_numbers_too() -> None:
+    family = make_environment("grid", {"mode": "choose"})
+    environment = await family.open()
+    turn = await environment.reset(Task("train", 0, 0))
+    assert str(turn.observation).endswith("1. up\n2. down\n3. left\n4. right\nAction:")
+    assert turn.actions == ["1", "2", "3", "4"]
+    wrong = await environment.step(" 5\n")
+    assert wrong.error == "give a number from 1 to 4"
+    assert str(wrong.observation).startswith("give a number from 1 to 4\n1. up")
+    cut_off = await environment.step(" 1")
+    assert str(cut_off.observation).startswith("\n")
+    assert family.stop == ("\n",)
+
+
+@pytest.mark.parametrize("name", ["second_word", "number_guess", "arithmetic", "grid"])
+async def test_tasks_are_fixed_differ_and_have_two_splits(name: str) -> None:
+    family = make_environment(name, {})
+    one, other = await family.open(), await family.open()
+    firsts = [await one.reset(Task("train", 0, index)) for index in range(20)]
+    assert firsts == [await other.reset(Task("train", 0, index)) for index in range(20)]
+    different = {(str(turn.observation), str(turn.info)) for turn in firsts}
+    assert len(different) > 5
+    with pytest.raises(ValueError, match="no split 'x'; there are: train, eval"):
+        await one.reset(Task("x", 0, 0))
