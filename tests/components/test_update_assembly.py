@@ -9,7 +9,8 @@ import pytest
 from tinker import types
 
 from tests.components.samples import ROW, row
-from tuft_components.update.assembly import datum_of, rows_with_signal
+from tuft_components.rl.datums import assemble
+from tuft_components.update.assembly import datum_of, episodes_of, rows_with_signal
 from tuft_components.update.step import UpdateParams, _outputs
 from tuft_sdk.plans import ForwardBackward, OptimStep, Plan, SaveForSampler, SaveState
 
@@ -43,7 +44,7 @@ def test_empty_completions_are_left_out() -> None:
 
 
 def test_a_row_becomes_a_datum() -> None:
-    datum = datum_of(row(mask=[1.0, 0.0]))
+    datum = datum_of(assemble([row(mask=[1.0, 0.0])]))
     assert datum.model_input.to_ints() == [5, 6, 7, 8]
     inputs = {name: tensor.data for name, tensor in datum.loss_fn_inputs.items()}
     assert inputs == {
@@ -54,15 +55,22 @@ def test_a_row_becomes_a_datum() -> None:
     assert datum.loss_fn_inputs["target_tokens"].dtype == "int64"
 
 
+def test_turns_that_go_on_share_a_datum() -> None:
+    second = row(turn=1, prompt_tokens=[5, 6, 7, 8, 9, 4])
+    told_anew = row(turn=2, prompt_tokens=[5, 6, 7, 8, 9, 4, 8, 1])
+    other = row(sample=1, prompt_tokens=[5, 6, 7, 8, 9, 4])
+    assert episodes_of([ROW, second, told_anew, other]) == [[ROW, second], [told_anew], [other]]
+
+
 def test_metrics_tell_what_the_trainer_said() -> None:
     rows = [ROW, row(sample=1)]
     plan = Plan(
         [
-            *(ForwardBackward([datum_of(one)], "importance_sampling") for one in rows),
+            *(ForwardBackward([datum_of(assemble([one]))], "importance_sampling") for one in rows),
             OptimStep(types.AdamParams()),
             SaveForSampler("policy-000001"),
         ],
-        {"policy": "policy-000001", "completion_lengths": [2, 2], "metrics": {"rows": 2.0}},
+        {"policy": "policy-000001", "sampled": [[(2, 4)], [(2, 4)]], "metrics": {"rows": 2.0}},
     )
     logprobs = types.TensorData([-9.0, -9.0, -0.5, -2.0], "float32", [4])
     forward = SimpleNamespace(metrics={"loss:sum": 1.5}, loss_fn_outputs=[{"logprobs": logprobs}])
@@ -85,12 +93,12 @@ def test_metrics_tell_what_the_trainer_said() -> None:
 def test_expired_results_leave_the_policy() -> None:
     plan = Plan(
         [
-            ForwardBackward([datum_of(ROW)], "ppo"),
+            ForwardBackward([datum_of(assemble([ROW]))], "ppo"),
             OptimStep(types.AdamParams()),
             SaveForSampler("p"),
             SaveState("c"),
         ],
-        {"policy": "p", "completion_lengths": [2], "metrics": {"rows": 1.0}},
+        {"policy": "p", "sampled": [[(2, 4)]], "metrics": {"rows": 1.0}},
     )
     # The checkpoint is that of the plan, whatever a retry asks for.
     params = UpdateParams(run_id="r", checkpoint_name="another")

@@ -7,7 +7,7 @@ from itertools import groupby
 from typing import TYPE_CHECKING
 
 from tuft_components.batches import BatchRow
-from tuft_components.rl.datums import assemble
+from tuft_components.rl.datums import DatumArrays, goes_on
 
 if TYPE_CHECKING:
     from tinker import types
@@ -41,12 +41,24 @@ def mean_reward(rows: Sequence[BatchRow]) -> float:
     return sum(rewards) / len(rewards)
 
 
-def datum_of(row: BatchRow) -> types.Datum:
+def episodes_of(rows: Sequence[BatchRow]) -> list[list[BatchRow]]:
+    """Rows that share a datum: turns of one episode, each of which goes on from the one before.
+
+    `rows` are in canonical order. An episode whose prompts do not go on (its template rewrites
+    what was said before, say) makes several.
+    """
+    found: list[list[BatchRow]] = []
+    for row in rows:
+        if found and found[-1][-1].key[:3] == row.key[:3] and goes_on(found[-1][-1], row):
+            found[-1].append(row)
+        else:
+            found.append([row])
+    return found
+
+
+def datum_of(arrays: DatumArrays) -> types.Datum:
     from tinker import types
 
-    arrays = assemble(
-        row.prompt_tokens, row.completion_tokens, row.logprobs, row.advantages, row.mask
-    )
     return types.Datum(
         model_input=types.ModelInput.from_ints(arrays.input_tokens.tolist()),
         loss_fn_inputs={

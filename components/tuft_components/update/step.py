@@ -15,6 +15,7 @@ from pydantic import Field
 import tuft_sdk
 from tuft_components.batches import BatchRow, read_batch
 from tuft_components.policy_names import policy_name
+from tuft_components.rl.datums import assemble
 from tuft_components.service import connect
 from tuft_components.steps import (
     Contract,
@@ -29,6 +30,7 @@ from tuft_components.steps import (
 from tuft_components.update.assembly import (
     datum_of,
     episode_rewards,
+    episodes_of,
     mean_reward,
     rows_with_signal,
 )
@@ -96,11 +98,12 @@ def _plan(params: UpdateParams, rows: list[BatchRow], attached: tuft_sdk.Attache
     from tuft_sdk.plans import ForwardBackward, OptimStep, Plan, SaveForSampler, SaveState
 
     kept, dropped = rows_with_signal(rows)
+    data = [assemble(turns) for turns in episodes_of(kept)]
     operations: list[Operation] = []
     if kept:
         operations += [
             ForwardBackward(chunk, params.loss_fn, params.loss_config)
-            for chunk in attached.chunks([datum_of(row) for row in kept])
+            for chunk in attached.chunks([datum_of(arrays) for arrays in data])
         ]
         operations.append(
             OptimStep(
@@ -120,12 +123,12 @@ def _plan(params: UpdateParams, rows: list[BatchRow], attached: tuft_sdk.Attache
         operations.append(SaveState(params.checkpoint_name))
     notes = {
         "policy": name,
-        "completion_lengths": [len(row.completion_tokens) for row in kept],
+        "sampled": [arrays.sampled for arrays in data],
         "metrics": {
             "episodes": float(len(episode_rewards(rows))),
             "mean_reward": mean_reward(rows),
-            "rows": float(len(kept)),
-            "tokens": float(sum(len(r.prompt_tokens) + len(r.completion_tokens) for r in kept)),
+            "rows": float(len(data)),
+            "tokens": float(sum(len(arrays.target_tokens) + 1 for arrays in data)),
             "groups_dropped": float(dropped),
             "optimizer_steps": 1.0 if kept else 0.0,
             "staleness": float(params.iteration - min(row.policy_version for row in rows)),
@@ -140,7 +143,7 @@ def _outputs(params: UpdateParams, plan: Plan, results: list[Any]) -> UpdateOutp
     metrics: Metrics = dict(plan.notes["metrics"])
     old: list[float] = []
     new: list[float] = []
-    lengths = iter(plan.notes["completion_lengths"])
+    sampled = iter(plan.notes["sampled"])
     for operation, result in zip(plan.operations, results, strict=True):
         if result is None:  # executed, but its result has expired: no metrics of this step
             continue
@@ -149,9 +152,9 @@ def _outputs(params: UpdateParams, plan: Plan, results: list[Any]) -> UpdateOutp
                 if name.endswith(":sum"):
                     metrics[name] = metrics.get(name, 0.0) + float(value)
             for datum, output in zip(operation.data, result.loss_fn_outputs, strict=True):
-                length = next(lengths)
-                old += datum.loss_fn_inputs["logprobs"].data[-length:]
-                new += output["logprobs"].data[-length:]
+                for begin, end in next(sampled):
+                    old += datum.loss_fn_inputs["logprobs"].data[begin:end]
+                    new += output["logprobs"].data[begin:end]
         elif isinstance(operation, OptimStep):
             metrics |= {name: float(value) for name, value in (result.metrics or {}).items()}
     if old:
