@@ -9,7 +9,7 @@ from tuft_components.envs import make_environment
 from tuft_components.episodes import EpisodeSet, Limits
 from tuft_components.kept_episodes import KeptEpisodes
 from tuft_components.policies import Sampling, play_with_service
-from tuft_components.rewards import judged, reward_function
+from tuft_components.rewards import Keeping, judged, metrics_of, reward_function
 from tuft_components.steps import (
     Contract,
     JsonObject,
@@ -65,7 +65,8 @@ def run(params: EvaluateParams, inputs: NoInputs, locations: Locations) -> Evalu
     played = play_with_service(environment, episodes_of(params), sampling, kept_of(params))
     where = f"evaluation of {params.policy}"
     trajectories = without_failed(where, group_transitions(where, played.transitions))
-    rewards = judged(params.reward, reward, trajectories)
+    keeping = Keeping(params.work_uri, f"evaluate-{params.iteration:06d}")
+    rewards = judged(params.reward, reward, trajectories, keeping)
     spread = float(rewards.std(ddof=1)) if len(rewards) > 1 else 0.0
     metrics = {
         "mean_reward": float(rewards.mean()),
@@ -73,6 +74,7 @@ def run(params: EvaluateParams, inputs: NoInputs, locations: Locations) -> Evalu
         "episodes": float(len(rewards)),
         "failed": played.metrics()["failed"],
         "episodes_kept": float(played.kept_groups),
+        **metrics_of(params.reward, reward),
     }
     return EvaluateOutputs(mean_reward=metrics["mean_reward"], uri=played.uri, metrics=metrics)
 
@@ -80,6 +82,7 @@ def run(params: EvaluateParams, inputs: NoInputs, locations: Locations) -> Evalu
 def episodes_of(params: EvaluateParams) -> EpisodeSet:
     return EpisodeSet(
         env=params.env,
+        env_args=params.env_args,
         split=params.split,
         seed=params.seed,
         first_index=0,

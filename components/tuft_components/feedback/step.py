@@ -5,13 +5,22 @@ Apart from the rollout, so that the same trajectories can be judged again by ano
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import Field
 
 from tuft_components.batches import write_batch
-from tuft_components.judging import judged_rows
+from tuft_components.judging import Crediting, judged_rows
 from tuft_components.kept_episodes import read_episodes
-from tuft_components.rewards import judged, reward_function
+from tuft_components.rewards import (
+    Keeping,
+    judged,
+    metrics_of,
+    reward_function,
+    rewards_of_turns,
+)
 from tuft_components.rl.advantages import estimator
+from tuft_components.shaping import shaping_of
 from tuft_components.steps import (
     Contract,
     Dataset,
@@ -35,6 +44,18 @@ class FeedbackParams(Contract):
     drop_truncated: bool = Field(
         default=False, description="Do not train on completions cut off at the token limit."
     )
+    credit: Literal["episode", "turn"] = Field(
+        default="episode",
+        description="episode: every turn has the advantage of the whole; turn: each that of what "
+        "came from it on.",
+    )
+    gamma: float = Field(
+        default=1.0, ge=0, le=1, description="Discount from turn to turn, for credit=turn."
+    )
+    shaping: JsonObject = Field(
+        default={},
+        description="JSON object: changes to rewards before advantages (docs/feedback.md).",
+    )
     trajectories_uris: JsonList = Field(
         default=[],
         description="More trajectories: JSON array of files and prefixes (the `uri` of rollouts).",
@@ -56,23 +77,40 @@ class FeedbackOutputs(Contract):
 
 
 def run(params: FeedbackParams, inputs: FeedbackInputs, locations: Locations) -> FeedbackOutputs:
-    estimator(params.advantage)  # a wrong name costs no judging
+    how = crediting_of(params)  # a wrong name costs no judging
     reward = reward_function(params.reward, params.reward_args)
     given = [inputs.trajectories.uri] if inputs.trajectories else []
     played = read_episodes([*given, *params.trajectories_uris])
     trajectories = without_failed("the trajectories", played)
-    rows, metrics = judged_rows(
-        trajectories,
-        judged(params.reward, reward, trajectories),
-        advantage=params.advantage,
-        drop_truncated=params.drop_truncated,
-    )
-    metadata = {"reward": params.reward, "advantage": params.advantage}
+    keeping = Keeping(params.work_uri, f"feedback-{params.iteration:06d}")
+    rewards = judged(params.reward, reward, trajectories, keeping)
+    of_turns = rewards_of_turns(params.reward, reward, trajectories, rewards)
+    rows, metrics = judged_rows(trajectories, rewards, of_turns, how)
+    metrics |= metrics_of(params.reward, reward)
     return FeedbackOutputs(
-        batch=write_batch(locations["batch"], rows, metadata),
+        batch=write_batch(locations["batch"], rows, metadata_of(params)),
         mean_reward=metrics["mean_reward"],
         metrics={**metrics, "failed": float(len(played) - len(trajectories))},
     )
+
+
+def crediting_of(params: FeedbackParams) -> Crediting:
+    """Raises:
+    BadConfiguration: no such advantage, or shaping that there is not.
+    """
+    estimator(params.advantage)
+    return Crediting(
+        advantage=params.advantage,
+        credit=params.credit,
+        gamma=params.gamma,
+        shaping=shaping_of(params.shaping),
+        drop_truncated=params.drop_truncated,
+    )
+
+
+def metadata_of(params: FeedbackParams) -> dict[str, str]:
+    """What a batch says of how it was judged."""
+    return {"reward": params.reward, "advantage": params.advantage, "credit": params.credit}
 
 
 STEP = Step(

@@ -14,13 +14,24 @@ from pydantic import Field
 
 from tuft_components.batches import read_batch, write_batch
 from tuft_components.errors import BadData
-from tuft_components.feedback.step import FeedbackInputs, FeedbackOutputs, FeedbackParams
+from tuft_components.feedback.step import (
+    FeedbackInputs,
+    FeedbackOutputs,
+    FeedbackParams,
+    crediting_of,
+    metadata_of,
+)
 from tuft_components.judging import judged_rows
 from tuft_components.kept_episodes import read_episodes
 from tuft_components.rescore.correlation import pearson, spearman
-from tuft_components.rewards import judged, reward_function
+from tuft_components.rewards import (
+    Keeping,
+    judged,
+    metrics_of,
+    reward_function,
+    rewards_of_turns,
+)
 from tuft_components.rewards.env import env_reward
-from tuft_components.rl.advantages import estimator
 from tuft_components.steps import Dataset, Locations, Metrics, Step
 from tuft_components.trajectories import Trajectory, without_failed
 
@@ -44,20 +55,20 @@ class RescoreOutputs(FeedbackOutputs):
 
 
 def run(params: RescoreParams, inputs: RescoreInputs, locations: Locations) -> RescoreOutputs:
-    estimator(params.advantage)  # a wrong name costs no judging
+    how = crediting_of(params)  # a wrong name costs no judging
     reward = reward_function(params.reward, params.reward_args)
     given = [inputs.trajectories.uri] if inputs.trajectories else []
     played = read_episodes([*given, *params.trajectories_uris])
     trajectories = without_failed("the trajectories", played)
     old = _old_rewards(trajectories, inputs.old_batch)
-    new = judged(params.reward, reward, trajectories)
-    rows, metrics = judged_rows(
-        trajectories, new, advantage=params.advantage, drop_truncated=params.drop_truncated
-    )
+    keeping = Keeping(params.work_uri, f"rescore-{params.iteration:06d}")
+    new = judged(params.reward, reward, trajectories, keeping)
+    of_turns = rewards_of_turns(params.reward, reward, trajectories, new)
+    rows, metrics = judged_rows(trajectories, new, of_turns, how)
+    metrics |= metrics_of(params.reward, reward)
     metrics |= {**compared(old, new), "failed": float(len(played) - len(trajectories))}
-    metadata = {"reward": params.reward, "advantage": params.advantage}
     return RescoreOutputs(
-        batch=write_batch(locations["batch"], rows, metadata),
+        batch=write_batch(locations["batch"], rows, metadata_of(params)),
         mean_reward=metrics["mean_reward"],
         metrics=metrics,
     )

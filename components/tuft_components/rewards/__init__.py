@@ -5,8 +5,16 @@ A reward is one of
 - a function: called with a whole `Trajectory`, and `reward_args` as keyword arguments;
 - a class: made once with `reward_args` as keyword arguments; its instance is called with each
   `Trajectory`. If it has a method `prepare`, that is called before with the list of all, so that
-  it may judge them at once (many requests to a judge, say) and remember what came out. If it has
-  a method `check`, `preflight` calls that: it says in a text what is there, or raises.
+  it may judge them at once (many requests to a judge, say) and remember what came out.
+
+What else it has of these is used:
+
+- `turns(trajectory)`: what it gives for each turn, for `credit=turn`. Without it, the last turn has
+  the whole reward.
+- `keep_below(uri, name)`: called before `prepare` where the step has a `work_uri`. What it keeps
+  there (answers of a judge, say) it finds again when the step `name` is tried once more.
+- `metrics()`: numbers about the judging, for the step's metrics.
+- `check()`: `preflight` calls it; it says in a text what is there, or raises.
 
 Each call returns a finite number. `env` is what the environment itself said.
 """
@@ -16,6 +24,7 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from numbers import Real
 from typing import Any
@@ -31,7 +40,7 @@ from tuft_components.user_code import user_code
 RewardFunction = Callable[[Trajectory], float]
 
 REWARDS: dict[str, str] = {
-    "env": "tuft_components.rewards.env:env_reward",
+    "env": "tuft_components.rewards.env:EnvReward",
     "exact_match": "tuft_components.rewards.exact_match:exact_match",
     "judge": "tuft_components.rewards.judge:Judge",
 }
@@ -59,14 +68,29 @@ def reward_function(name: str, args: Mapping[str, Any] | None = None) -> RewardF
     return partial(found, **given) if given else found
 
 
+@dataclass(frozen=True)
+class Keeping:
+    """Where a reward may keep things: below `work_uri`, for the step execution of that name."""
+
+    work_uri: str
+    name: str
+
+
 def judged(
-    name: str, function: RewardFunction, trajectories: Sequence[Trajectory]
+    name: str,
+    function: RewardFunction,
+    trajectories: Sequence[Trajectory],
+    keeping: Keeping | None = None,
 ) -> npt.NDArray[np.float64]:
     """The reward of each trajectory; `name` is for messages.
 
     Raises:
         BadData: the reward raised something, or gave something that is no finite number.
     """
+    keep_below = getattr(function, "keep_below", None)
+    if keep_below is not None and keeping is not None and keeping.work_uri:
+        with user_code(f"reward {name}, in keep_below,"):
+            keep_below(keeping.work_uri.rstrip("/"), keeping.name)
     prepare = getattr(function, "prepare", None)
     if prepare is not None:
         with user_code(f"reward {name}, in prepare,"):
@@ -76,10 +100,56 @@ def judged(
         where = f"for (iteration, group, sample) {trajectory.key}"
         with user_code(f"reward {name}, {where},"):
             reward: object = function(trajectory)
-        if not isinstance(reward, Real) or not math.isfinite(reward):
-            raise BadData(f"reward {name} gave {reward!r} {where}: it must be a finite number")
-        rewards.append(float(reward))
+        rewards.append(_finite(reward, name, where))
     return np.asarray(rewards, dtype=np.float64)
+
+
+def rewards_of_turns(
+    name: str,
+    function: RewardFunction,
+    trajectories: Sequence[Trajectory],
+    rewards: npt.NDArray[np.float64],
+) -> list[npt.NDArray[np.float64]]:
+    """Of each trajectory, the reward of each of its turns; `rewards` are those of whole ones.
+
+    Raises:
+        BadData: as `judged`; or the reward gave another number of them than there are turns.
+    """
+    of_turns = getattr(function, "turns", None)
+    found = []
+    for trajectory, whole in zip(trajectories, rewards, strict=True):
+        values: list[float] = [0.0] * (len(trajectory.transitions) - 1) + [float(whole)]
+        if of_turns is not None:
+            where = f"in turns, for (iteration, group, sample) {trajectory.key}"
+            with user_code(f"reward {name}, {where},"):
+                given = list(of_turns(trajectory))
+            if len(given) != len(values):
+                raise BadData(
+                    f"reward {name} gave {len(given)} numbers {where}: it has {len(values)} turns"
+                )
+            values = [_finite(value, name, where) for value in given]
+        found.append(np.asarray(values, dtype=np.float64))
+    return found
+
+
+def metrics_of(name: str, function: RewardFunction) -> dict[str, float]:
+    """What the reward tells of its judging.
+
+    Raises:
+        BadData: it raised something, or gave something that is no finite number.
+    """
+    metrics = getattr(function, "metrics", None)
+    if metrics is None:
+        return {}
+    with user_code(f"reward {name}, in metrics,"):
+        given = dict(metrics())
+    return {str(key): _finite(value, name, f"as metric {key}") for key, value in given.items()}
+
+
+def _finite(value: object, name: str, where: str) -> float:
+    if not isinstance(value, Real) or not math.isfinite(value):
+        raise BadData(f"reward {name} gave {value!r} {where}: it must be a finite number")
+    return float(value)
 
 
 def rewards_of(

@@ -16,6 +16,7 @@ from tuft_components.rewards import reward_function
 from tuft_components.rl.advantages import estimator
 from tuft_components.rollout.step import RolloutParams
 from tuft_components.service import connect, shared
+from tuft_components.shaping import shaping_of
 from tuft_components.steps import (
     Contract,
     Dataset,
@@ -144,6 +145,7 @@ def _check(given: dict[str, Any]) -> None:
     make_environment(given["env"], given["env_args"])
     reward_function(given["reward"], given["reward_args"])
     estimator(given["advantage"])
+    shaping_of(given["shaping"])
 
 
 def _plan(params: LoopParams, given: dict[str, Any]) -> Plan:
