@@ -50,7 +50,7 @@ class Play:
     def __init__(self, setting: Setting, group_id: int, number: int) -> None:
         self._setting = setting
         self._set = setting.episodes
-        self._group_id, self._number = group_id, number
+        self.group_id, self._number = group_id, number
         self._conversation = Conversation(setting.tokenizer, setting.tools)
         self._prompt: list[int] = []
         self._new = 0
@@ -63,8 +63,7 @@ class Play:
         Raises:
             EpisodeFailed: it could not begin. BadConfiguration: there is no such task.
         """
-        wanted = self._set
-        task = Task(wanted.split, wanted.seed, wanted.first_index + self._group_id)
+        task = self._set.task_of(self.group_id)
         with self._failing("open"):
             instance = await self._setting.instances.take()
         try:
@@ -89,14 +88,19 @@ class Play:
         return samples
 
     async def run(
-        self, sample: Sample, first: Turn, begun: tuple[Environment, Turn] | None
+        self,
+        sample: Sample,
+        first: Turn,
+        begun: tuple[Environment, Turn] | None,
+        seen: Observation,
     ) -> None:
-        """Play on from the first action. `first` is what the group's first episode began with.
+        """Play on from the first action. `first` is what the group's first episode began with,
+        and `seen` what the policy was shown of that: more, where there is a hint.
 
         Raises:
             BadData: the task began otherwise. tuft_sdk.SdkError: the policy can't be sampled from.
         """
-        self._see(first.observation)
+        self._see(seen)
         try:
             instance, turn = begun or await self.begin()
             await self._run(instance, turn, first, sample)
@@ -112,7 +116,7 @@ class Play:
         try:
             if turn.observation != first.observation:
                 raise BadData(
-                    f"the episodes of group {self._group_id} begin differently: an environment "
+                    f"the episodes of group {self.group_id} begin differently: an environment "
                     "must give the same task for the same (split, seed, index)"
                 )
             await self._turns(instance, turn, sample)
@@ -160,10 +164,11 @@ class Play:
         self.transitions.append(
             Transition(
                 iteration=wanted.iteration,
-                group_id=self._group_id,
+                group_id=self.group_id,
                 sample=self._number,
                 turn=len(self.transitions),
                 env=wanted.env,
+                task=wanted.described(self.group_id),
                 policy=wanted.policy_name,
                 policy_version=wanted.version(),
                 prompt_tokens=self._prompt,
@@ -194,7 +199,7 @@ class Play:
 
     @contextmanager
     def _failing(self, method: str) -> Iterator[None]:
-        where = f"environment {self._set.env}, in {method} of group {self._group_id},"
+        where = f"environment {self._set.env}, in {method} of group {self.group_id},"
         try:
             with user_code(where):
                 yield
@@ -210,6 +215,6 @@ class Play:
         """31 bits that differ for every request of every round."""
         s = self._set
         sample_round = s.iteration if s.sample_round is None else s.sample_round
-        task = s.first_index + self._group_id
+        task = s.first_index + self.group_id
         text = f"{s.split}/{s.seed}/{sample_round}/{task}/{turn}/{self._number}"
         return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big") >> 1

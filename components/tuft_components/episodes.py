@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, Protocol
 
+from tuft_components.envs.base import Observation, Task
 from tuft_components.errors import BadConfiguration
 
 
@@ -51,8 +52,33 @@ class Limits:
 
 
 @dataclass(frozen=True)
+class Again:
+    """A task that was played before, by the form of replay (see `tuft_components.replay`).
+
+    `hint` goes in front of what the policy sees first; it may be empty.
+    """
+
+    task: Task
+    form: str
+    hint: str = ""
+
+    def shown(self, observation: Observation) -> Observation:
+        """The observation behind the hint; among messages it is in the first one of the user's."""
+        if isinstance(observation, str):
+            return self.hint + observation
+        messages = [dict(message) for message in observation]
+        for message in messages:
+            if message.get("role") == "user":
+                message["content"] = self.hint + message["content"]
+                break
+        return messages
+
+
+@dataclass(frozen=True)
 class EpisodeSet:
     """Which episodes to play: `groups` tasks from number `first_index` on, each `group_size` times.
+
+    A group that `again` has plays the task there instead of the one with its number.
 
     Of these, a shard plays the groups g with g % shards == shard. `concurrency` is how many
     episodes are played at once, at most; a group is always played whole.
@@ -74,6 +100,8 @@ class EpisodeSet:
     shard: int = 0
     shards: int = 1
     concurrency: int = 256
+    env_args: Mapping[str, Any] = field(default_factory=dict)
+    again: Mapping[int, Again] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.shards > self.groups:
@@ -89,6 +117,16 @@ class EpisodeSet:
     def version(self) -> int:
         """Updates behind the policy."""
         return self.iteration if self.policy_version is None else self.policy_version
+
+    def task_of(self, group_id: int) -> Task:
+        again = self.again.get(group_id)
+        return again.task if again else Task(self.split, self.seed, self.first_index + group_id)
+
+    def described(self, group_id: int) -> dict[str, Any]:
+        """All that says which task it is, and how it came to be played, as JSON values."""
+        again = self.again.get(group_id)
+        described = {**asdict(self.task_of(group_id)), "env_args": dict(self.env_args)}
+        return {**described, "replay": again.form} if again else described
 
     def group_ids(self) -> range:
         """Of this shard; the numbers are those of the whole set."""

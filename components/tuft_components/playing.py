@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from tuft_components.conversation import Conversation
-from tuft_components.envs.base import Environment, EnvironmentFamily, Turn
+from tuft_components.envs.base import Environment, EnvironmentFamily, Observation, Turn
 from tuft_components.envs.instances import Instances
 from tuft_components.episode import EpisodeFailed, Play, Setting
 from tuft_components.episodes import EpisodeSet, Policy
@@ -132,27 +132,32 @@ class _Player:
 
     async def _play(self, plays: Sequence[Play], instance: Environment, first: Turn) -> None:
         try:
-            samples = await plays[0].sample(self._first_prompt(first), self._size, turn=0)
+            seen, prompt = self._shown(plays[0].group_id, first)
+            samples = await plays[0].sample(prompt, self._size, turn=0)
         except BaseException:
             await self._setting.instances.drop(instance)
             raise
         begun = [(instance, first), *[None] * (self._size - 1)]
         await _together(
             [
-                play.run(sample, first, started)
+                play.run(sample, first, started, seen)
                 for play, sample, started in zip(plays, samples, begun, strict=True)
             ]
         )
 
-    def _first_prompt(self, first: Turn) -> list[int]:
+    def _shown(self, group_id: int, first: Turn) -> tuple[Observation, list[int]]:
+        """What the policy sees first, and that as a prompt. A hint must fit, or is left out."""
         setting, longest = self._setting, self._setting.episodes.limits.longest_prompt
-        prompt, _ = Conversation(setting.tokenizer, setting.tools).observe(first.observation)
-        if longest is not None and len(prompt) > longest:
-            raise BadData(
-                f"environment {setting.episodes.env} begins with a prompt of {len(prompt)} tokens: "
-                f"the model has room for {longest} beside the new ones"
-            )
-        return prompt
+        again = setting.episodes.again.get(group_id)
+        hinted = [again.shown(first.observation)] if again and again.hint else []
+        for seen in (*hinted, first.observation):
+            prompt, _ = Conversation(setting.tokenizer, setting.tools).observe(seen)
+            if longest is None or len(prompt) <= longest:
+                return seen, prompt
+        raise BadData(
+            f"environment {setting.episodes.env} begins with a prompt of {len(prompt)} tokens: "
+            f"the model has room for {longest} beside the new ones"
+        )
 
 
 async def _begun(play: Play) -> tuple[Environment, Turn]:

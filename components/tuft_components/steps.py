@@ -86,6 +86,16 @@ WorkUri = Annotated[
     ),
 ]
 
+ReplayRatio = Annotated[
+    float,
+    Field(
+        ge=0,
+        le=1,
+        description="Share of the groups that play tasks again which failed before. 0: none, and "
+        "nothing is remembered.",
+    ),
+]
+
 TimeoutS = Annotated[
     float, Field(gt=0, description="Seconds to wait for one answer of the service.")
 ]

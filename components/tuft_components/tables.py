@@ -48,13 +48,19 @@ def read_table(uri: str, schema: TableSchema) -> list[dict[str, Any]]:
     Raises:
         BadData: not a Parquet file, or one of another schema.
     """
+    return read_described(uri, schema)[0]
+
+
+def read_described(uri: str, schema: TableSchema) -> tuple[list[dict[str, Any]], dict[str, str]]:
+    """The rows, and the metadata that `write_table` was given, as texts; BadData as `read_table`."""
     with local_input(uri) as path:
         try:
             # Not read_table: it takes a folder called a=1 for a column.
             table = pq.ParquetFile(path).read()
         except (pa.ArrowException, OSError) as error:
             raise BadData(f"{uri} is not a readable Parquet file: {error}") from error
-    found = (table.schema.metadata or {}).get(_SCHEMA_KEY, b"").decode()
+    described = table.schema.metadata or {}
+    found = described.get(_SCHEMA_KEY, b"").decode()
     if found != schema.name:
         other_version = found.partition("/")[0] == schema.name.partition("/")[0]
         hint = (
@@ -67,5 +73,9 @@ def read_table(uri: str, schema: TableSchema) -> list[dict[str, Any]]:
         )
     if not table.schema.equals(schema.columns, check_metadata=False):
         raise BadData(f"{uri} says {schema.name}, but its columns are {table.schema.names}")
-    rows: list[dict[str, Any]] = table.to_pylist()
-    return rows
+    texts = {
+        key.decode().removeprefix("tuft."): value.decode()
+        for key, value in described.items()
+        if key.startswith(b"tuft.")
+    }
+    return table.to_pylist(), texts

@@ -4,6 +4,7 @@
 |---|---|
 | iteration, group_id, sample, turn | which transition: rows of one group share their task |
 | env | the environment's name, or module:factory |
+| task | JSON object: split, seed, index and env_args; and replay, the form of it, where it is one |
 | policy | what was sampled from: a tinker:// path, or a base model |
 | policy_version | updates behind that policy: the iteration, or less where it was older |
 | prompt_tokens, completion_tokens | int32 token ids: all that was seen and said before, and the action |
@@ -44,6 +45,7 @@ TRAJECTORIES = TableSchema(
             ("sample", pa.int64()),
             ("turn", pa.int64()),
             ("env", pa.string()),
+            ("task", pa.string()),
             ("policy", pa.string()),
             ("policy_version", pa.int64()),
             ("prompt_tokens", pa.list_(pa.int32())),
@@ -62,6 +64,9 @@ TRAJECTORIES = TableSchema(
         ]
     ),
 )
+
+_OBJECTS = ("info", "task")
+"""Columns of JSON objects."""
 
 
 @dataclass(frozen=True)
@@ -88,6 +93,7 @@ class Transition:
     error: str = ""
     end: str = ""
     info: Mapping[str, Any] = field(default_factory=dict)
+    task: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -124,7 +130,8 @@ def write_trajectories(
     rows = []
     for transition in transitions:
         row = asdict(transition)
-        row["info"] = json.dumps(row["info"], sort_keys=True)
+        for name in _OBJECTS:
+            row[name] = json.dumps(row[name], sort_keys=True)
         rows.append(row)
     return write_table(uri, TRAJECTORIES, rows, metadata)
 
@@ -147,8 +154,8 @@ def read_transitions(uri: str) -> list[Transition]:
     """
     transitions = []
     for row in read_table(uri, TRAJECTORIES):
-        row["info"] = json.loads(row["info"])
-        transitions.append(Transition(**row))
+        objects = {name: json.loads(row[name]) for name in _OBJECTS}
+        transitions.append(Transition(**{**row, **objects}))
     if not transitions:
         raise BadData(f"{uri} has no rows: the rollout that wrote it played no episode")
     return transitions

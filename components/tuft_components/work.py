@@ -1,6 +1,7 @@
 """Where the steps of one pipeline run keep what outlives their pods.
 
     {work_uri}/episodes/{name}/…      finished episodes of a rollout or evaluation, while it runs
+    {work_uri}/replay/{iteration}.parquet   what became of tasks, for error replay
     {work_uri}/records/{name}.json    `tuft.record/1`: what a step did, with its metrics
 
 A folder, or s3://bucket/prefix. Everything has a name that follows from what the step is, so that
@@ -46,6 +47,10 @@ class Work:
     def episodes(self, name: str) -> str:
         """The prefix for kept episodes of the step execution of that name."""
         return f"{self.uri}/episodes/{name}"
+
+    def replay(self) -> str:
+        """The prefix for what became of the tasks of each iteration."""
+        return f"{self.uri}/replay"
 
     def add(self, record: Record) -> None:
         """Keep a record; it replaces that of an earlier try of the same step."""

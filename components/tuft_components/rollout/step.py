@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Literal
 
 import numpy as np
 from pydantic import Field
@@ -11,6 +13,8 @@ from tuft_components.envs import make_environment
 from tuft_components.episodes import EpisodeSet, Limits
 from tuft_components.kept_episodes import KeptEpisodes
 from tuft_components.policies import Sampling, play_with_service
+from tuft_components.replay.choosing import Replay, choose
+from tuft_components.replay.store import Bounds
 from tuft_components.steps import (
     Contract,
     Dataset,
@@ -18,6 +22,7 @@ from tuft_components.steps import (
     Locations,
     Metrics,
     NoInputs,
+    ReplayRatio,
     Step,
     TimeoutS,
     WorkUri,
@@ -64,6 +69,24 @@ class RolloutParams(Contract):
     concurrency: int = Field(
         default=256, ge=1, description="Episodes played at once, at most; groups are played whole."
     )
+    replay_ratio: ReplayRatio = 0.0
+    replay_form: Literal["fresh", "hint"] = Field(
+        default="fresh",
+        description="How a failed task is played again: fresh, or hint: with the failed attempt "
+        "shown before it.",
+    )
+    replay_solved: int = Field(
+        default=2, ge=1, description="A task leaves the store when it was solved so often in a row."
+    )
+    replay_tries: int = Field(
+        default=16, ge=1, description="A task leaves the store after so many replays in vain."
+    )
+    replay_size: int = Field(
+        default=256, ge=1, description="Tasks in the store, at most: those that failed most."
+    )
+    replay_max_age: int = Field(
+        default=64, ge=1, description="Iterations that a task stays without being played."
+    )
     work_uri: WorkUri = ""
     timeout_s: TimeoutS = 600.0
 
@@ -82,12 +105,23 @@ def run(params: RolloutParams, inputs: NoInputs, locations: Locations) -> Rollou
     # First of all, so that an environment that imports torch finds it (see `processes`).
     environment = make_environment(params.env, params.env_args)
     sampling = Sampling(params.max_tokens, params.temperature, params.timeout_s)
-    played = play_with_service(environment, episodes_of(params), sampling, kept_of(params))
+    episodes = episodes_of(params)
+    chosen = choose(replay_of(params), episodes)
+    played = play_with_service(
+        environment,
+        replace(episodes, again=chosen.again),
+        sampling,
+        kept_of(params, chosen.decides()),
+    )
     metadata = {"env": params.env, "split": params.split, "policy": params.policy}
     return RolloutOutputs(
         trajectories=write_trajectories(locations["trajectories"], played.transitions, metadata),
         uri=played.uri,
-        metrics={**_metrics(played.transitions), **played.metrics()},
+        metrics={
+            **_metrics(played.transitions),
+            **played.metrics(),
+            **(chosen.metrics() if params.replay_ratio else {}),
+        },
     )
 
 
@@ -97,6 +131,7 @@ def episodes_of(params: RolloutParams) -> EpisodeSet:
     """
     return EpisodeSet(
         env=params.env,
+        env_args=params.env_args,
         split=params.split,
         seed=params.seed,
         first_index=params.iteration * params.groups,
@@ -117,8 +152,24 @@ def limits_of(params: RolloutParams) -> Limits:
     return Limits(**params.model_dump(include=set(names)))
 
 
-def kept_of(params: RolloutParams) -> KeptEpisodes | None:
-    """Where its groups are kept; None without a work_uri."""
+def replay_of(params: RolloutParams) -> Replay:
+    return Replay(
+        params.work_uri,
+        params.replay_ratio,
+        params.replay_form,
+        Bounds(
+            solved=params.replay_solved,
+            tries=params.replay_tries,
+            size=params.replay_size,
+            max_age=params.replay_max_age,
+        ),
+    )
+
+
+def kept_of(
+    params: RolloutParams, replayed: Mapping[str, Any] | None = None
+) -> KeptEpisodes | None:
+    """Where its groups are kept; None without a work_uri. `replayed` is what was chosen."""
     if not params.work_uri:
         return None
     episodes = episodes_of(params)
@@ -126,6 +177,8 @@ def kept_of(params: RolloutParams) -> KeptEpisodes | None:
     # the number of the first one, so that with iteration 0 a longer rollout takes a shorter one's.
     other = {"work_uri", "timeout_s", "concurrency", "shard", "shards", "groups"}
     other |= {"call_timeout_s", "token_budget", "time_budget_s", "max_failed"}
+    # What is replayed counts, not why.
+    other |= {name for name in RolloutParams.model_fields if name.startswith("replay_")}
     return KeptEpisodes(
         params.work_uri,
         f"rollout-{params.iteration:06d}",
@@ -135,6 +188,7 @@ def kept_of(params: RolloutParams) -> KeptEpisodes | None:
             **params.model_dump(exclude=other),
             "policy_version": episodes.version(),
             "first_index": episodes.first_index,
+            **(replayed or {}),
         },
     )
 
