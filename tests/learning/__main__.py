@@ -1,0 +1,89 @@
+"""Learning curves: `python -m tests.learning number_guess --seeds 1 2 3`.
+
+Starts a service with the demo model that keeps everything on disk, and runs what is not done yet.
+Stopped and started again, it goes on where it was. Data and pictures go to docs/learning/.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import yaml
+
+from tests.learning.curves import CURVES
+from tests.learning.pictures import draw, row
+from tests.learning.runs import ARMS, Result, Run, execute, finished
+from tuft.demo_model import demo_model
+from tuft_pipelines.local_service import local_service
+
+DOCS = Path(__file__).parents[2] / "docs" / "learning"
+
+
+def main() -> None:
+    options = _options()
+    runs = [
+        Run(name, CURVES[name], seed, arm)
+        for name in options.curves
+        for seed in options.seeds
+        for arm in options.arms
+    ]
+    missing = [run for run in runs if finished(options.folder, run) is None]
+    if missing:
+        options.folder.mkdir(parents=True, exist_ok=True)
+        config = ["--model-config", str(_service_config(options.folder))]
+        with local_service(options.folder / "service", say=_say, arguments=config) as service:
+            for run in missing:
+                _say(f"{run.title}: {run.curve.segments} × {run.curve.iterations} iterations")
+                execute(options.folder, run, service, options.eval_episodes)
+    for name in options.curves:
+        _tell(options.folder, name)
+
+
+def _tell(folder: Path, name: str) -> None:
+    """Of all runs of the curve that are done, also those of earlier calls."""
+    curve = CURVES[name]
+    files = sorted((folder / "results").glob(f"{name}-*.json"))
+    results: Sequence[Result] = sorted(
+        (Result(**json.loads(file.read_text())) for file in files),
+        key=lambda result: (ARMS.index(result.arm), result.seed),
+    )
+    if not results:
+        return
+    DOCS.mkdir(parents=True, exist_ok=True)
+    data = {"curve": asdict(curve), "results": [asdict(result) for result in results]}
+    (DOCS / f"{name}.json").write_text(json.dumps(data, indent=1) + "\n")
+    draw(name, curve, results, DOCS / f"{name}.png")
+    _say(row(name, curve, results))
+
+
+def _service_config(folder: Path) -> Path:
+    """The demo model, with everything on disk: a run goes on after the machine was off."""
+    file = folder / "models.yaml"
+    store = {"mode": "file_redis", "file_path": str((folder / "store").absolute())}
+    model = demo_model().model_dump(mode="json", exclude_defaults=True)
+    file.write_text(yaml.safe_dump({"supported_models": [model], "persistence": store}))
+    return file
+
+
+def _say(line: str) -> None:
+    sys.stderr.write(f"{line}\n")
+    sys.stderr.flush()
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m tests.learning", description=__doc__)
+    parser.add_argument("curves", nargs="+", choices=sorted(CURVES))
+    parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3])
+    parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS))
+    parser.add_argument("--eval-episodes", type=int, default=192)
+    parser.add_argument("--folder", type=Path, default=Path("learning-output"))
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()
