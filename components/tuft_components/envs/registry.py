@@ -55,4 +55,44 @@ ENVIRONMENTS: dict[str, Registered] = {
         "tuft_components.envs.grid:grid",
         "walk to the goal on a tiny grid; several turns, a reward for each",
     ),
+    "shopping_list": Registered(
+        "tuft_components.envs.shopping_list:ShoppingList",
+        "what does a shopping list cost? Prices come from a tool; several turns, with tool calls",
+    ),
+    "gym": Registered(
+        "tuft_components.envs.gym:gym",
+        "any environment of Gymnasium, as text",
+        argument="id",
+        modules=("gymnasium",),
+        install="pip install 'tuft-pipelines[envs-gym]'",
+    ),
+    "reasoning_gym": Registered(
+        "tuft_components.envs.reasoning:reasoning_gym",
+        "questions of reasoning-gym, generated and scored; one turn",
+        argument="dataset",
+        modules=("reasoning_gym",),
+        install="pip install 'tuft-pipelines[envs-reasoning]'",
+    ),
+    "textarena": Registered(
+        "tuft_components.envs.textarena_games:textarena",
+        "games of TextArena, alone or against a random opponent",
+        argument="id",
+        modules=("textarena",),
+        install="pip install 'tuft-pipelines[envs-textarena]'",
+    ),
+    "openenv": Registered(
+        "tuft_components.envs.openenv.client:openenv",
+        "an environment of an OpenEnv server",
+        argument="url",
+        modules=("websockets",),
+        install="pip install 'tuft-pipelines[envs-openenv]'",
+    ),
+    "cookbook": Registered(
+        "tuft_components.envs.cookbook:Cookbook",
+        "an environment that was written for tinker-cookbook, by its import path",
+        argument="module:builder",
+        modules=("tinker_cookbook",),
+        install="pip install --no-deps tinker-cookbook chz termcolor blobfile tml-renderers "
+        "(docs/environments/cookbook.md says why)",
+    ),
 }
