@@ -28,6 +28,8 @@ def feedback(
     trajectories_uris: list[str] = [],
     iteration: int = 0,
     work_uri: str = "",
+    replay_ratio: float = 0.0,
+    replay_below: float = 1.0,
 ) -> dsl.ContainerSpec:
     """Judge trajectories and turn them into a batch to train on."""
     return dsl.ContainerSpec(
@@ -52,6 +54,8 @@ def feedback_lightweight(
     trajectories_uris: list[str] = [],
     iteration: int = 0,
     work_uri: str = "",
+    replay_ratio: float = 0.0,
+    replay_below: float = 1.0,
 ) -> NamedTuple("Outputs", [("mean_reward", float)]):  # type: ignore[valid-type]
     """Judge trajectories and turn them into a batch to train on."""
     arguments = dict(locals())

@@ -12,6 +12,8 @@ from pydantic import Field
 from tuft_components.batches import write_batch
 from tuft_components.judging import Crediting, judged_rows
 from tuft_components.kept_episodes import read_episodes
+from tuft_components.replay.choosing import needs_work_uri
+from tuft_components.replay.recording import remember
 from tuft_components.rewards import (
     Keeping,
     judged,
@@ -28,13 +30,16 @@ from tuft_components.steps import (
     JsonObject,
     Locations,
     Metrics,
+    ReplayRatio,
     Step,
     WorkUri,
 )
 from tuft_components.trajectories import without_failed
 
 
-class FeedbackParams(Contract):
+class JudgingParams(Contract):
+    """What `rescore` has as well."""
+
     reward: str = Field(default="env", description="Reward: a name, or module:attribute.")
     reward_args: JsonObject = Field(default={}, description="JSON object for the reward.")
     advantage: str = Field(
@@ -64,6 +69,13 @@ class FeedbackParams(Contract):
     work_uri: WorkUri = ""
 
 
+class FeedbackParams(JudgingParams):
+    replay_ratio: ReplayRatio = 0.0
+    replay_below: float = Field(
+        default=1.0, description="An episode with a reward less than this has failed, for replay."
+    )
+
+
 class FeedbackInputs(Contract):
     trajectories: Dataset | None = Field(
         default=None, description="Parquet of schema tuft.trajectories/3."
@@ -78,6 +90,7 @@ class FeedbackOutputs(Contract):
 
 def run(params: FeedbackParams, inputs: FeedbackInputs, locations: Locations) -> FeedbackOutputs:
     how = crediting_of(params)  # a wrong name costs no judging
+    needs_work_uri(params.replay_ratio, params.work_uri)
     reward = reward_function(params.reward, params.reward_args)
     given = [inputs.trajectories.uri] if inputs.trajectories else []
     played = read_episodes([*given, *params.trajectories_uris])
@@ -87,6 +100,10 @@ def run(params: FeedbackParams, inputs: FeedbackInputs, locations: Locations) ->
     of_turns = rewards_of_turns(params.reward, reward, trajectories, rewards)
     rows, metrics = judged_rows(trajectories, rewards, of_turns, how)
     metrics |= metrics_of(params.reward, reward)
+    if params.replay_ratio:
+        metrics |= remember(
+            params.work_uri, params.iteration, trajectories, rewards, below=params.replay_below
+        )
     return FeedbackOutputs(
         batch=write_batch(locations["batch"], rows, metadata_of(params)),
         mean_reward=metrics["mean_reward"],
@@ -94,7 +111,7 @@ def run(params: FeedbackParams, inputs: FeedbackInputs, locations: Locations) ->
     )
 
 
-def crediting_of(params: FeedbackParams) -> Crediting:
+def crediting_of(params: JudgingParams) -> Crediting:
     """Raises:
     BadConfiguration: no such advantage, or shaping that there is not.
     """
@@ -108,7 +125,7 @@ def crediting_of(params: FeedbackParams) -> Crediting:
     )
 
 
-def metadata_of(params: FeedbackParams) -> dict[str, str]:
+def metadata_of(params: JudgingParams) -> dict[str, str]:
     """What a batch says of how it was judged."""
     return {"reward": params.reward, "advantage": params.advantage, "credit": params.credit}
 

@@ -55,10 +55,7 @@ def choose(replay: Replay, episodes: EpisodeSet) -> Chosen:
     """
     if replay.ratio == 0:
         return Chosen({}, 0)
-    if not replay.work_uri:
-        raise BadConfiguration(
-            "replay_ratio is set: error replay keeps what failed below work_uri; give one"
-        )
+    needs_work_uri(replay.ratio, replay.work_uri)
     known, bounds = episodes.version(), replay.bounds
     records = read_records(replay.work_uri, known - bounds.max_age, known)
     args = json.dumps(dict(episodes.env_args), sort_keys=True)
@@ -71,6 +68,16 @@ def choose(replay: Replay, episodes: EpisodeSet) -> Chosen:
     begin = episodes.groups - len(drawn)
     again = {begin + place: _again(entry, replay.form) for place, entry in enumerate(drawn)}
     return Chosen(again, len(store.entries))
+
+
+def needs_work_uri(ratio: float, work_uri: str) -> None:
+    """Raises:
+    BadConfiguration: there is a ratio, and no work_uri.
+    """
+    if ratio and not work_uri:
+        raise BadConfiguration(
+            "replay_ratio is set: error replay keeps what failed below work_uri; give one"
+        )
 
 
 def _again(entry: Entry, form: str) -> Again:

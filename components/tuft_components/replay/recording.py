@@ -88,6 +88,6 @@ def _groups(
         raise BadConfiguration("error replay needs trajectories that say their tasks (`task`)")
     return [
         _Group([trajectories[number] for number in members], rewards[members])
-        for _, numbers in groupby(own, key=lambda number: trajectories[number].key)
+        for _, numbers in groupby(own, key=lambda number: trajectories[number].key[:2])
         if (members := list(numbers))
     ]

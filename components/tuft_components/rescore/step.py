@@ -17,7 +17,7 @@ from tuft_components.errors import BadData
 from tuft_components.feedback.step import (
     FeedbackInputs,
     FeedbackOutputs,
-    FeedbackParams,
+    JudgingParams,
     crediting_of,
     metadata_of,
 )
@@ -36,7 +36,7 @@ from tuft_components.steps import Dataset, Locations, Metrics, Step
 from tuft_components.trajectories import Trajectory, without_failed
 
 
-class RescoreParams(FeedbackParams):
+class RescoreParams(JudgingParams):
     """As those of `feedback`."""
 
 
