@@ -38,6 +38,8 @@ class Registered:
         return modules + programs
 
 
+CHROMIUM = "chromium|google-chrome|chromium-browser|google-chrome-stable|chrome"
+
 ENVIRONMENTS: dict[str, Registered] = {
     "second_word": Registered(
         "tuft_components.envs.second_word:SecondWord",
@@ -94,5 +96,18 @@ ENVIRONMENTS: dict[str, Registered] = {
         modules=("tinker_cookbook",),
         install="pip install --no-deps tinker-cookbook chz termcolor blobfile tml-renderers "
         "(docs/environments/cookbook.md says why)",
+    ),
+    "code": Registered(
+        "tuft_components.envs.code:Code",
+        "write a small Python function; unit tests in a sandbox are the reward",
+        install="apt-get install bubblewrap",
+    ),
+    "miniwob": Registered(
+        "tuft_components.envs.miniwob:miniwob",
+        "MiniWoB++: small tasks on web pages, in a headless Chromium",
+        argument="task",
+        modules=("miniwob",),
+        programs=(CHROMIUM,),
+        install="pip install 'tuft-pipelines[envs-miniwob]' and apt-get install chromium",
     ),
 }
