@@ -51,7 +51,7 @@ class Halving:
     def __call__(self, turn: Turn, actions: list[str]) -> str:
         if not actions:
             self.low, self.high = 1, 8
-        elif "higher" in str(turn.observation):
+        elif "It is higher" in str(turn.observation):
             self.low = int(actions[-1]) + 1
         else:
             self.high = int(actions[-1]) - 1

@@ -49,11 +49,11 @@ CURVES: Mapping[str, Curve] = {
     "number_guess": Curve(
         env="number_guess",
         segments=6,
-        iterations=5,
+        iterations=8,
         chance=_GUESSING["random"],
         best=_GUESSING["best"],
         reach=0.5,
-        params={"groups": 16, "group_size": 8, "max_tokens": 4, "learning_rate": 3e-4},
+        params={"groups": 32, "group_size": 8, "max_tokens": 4, "learning_rate": 1e-4},
         note="Playing anything that the answers leave open wins "
         f"{_GUESSING['consistent']:.2f}; the best play is to halve what is left.",
     ),

@@ -12,7 +12,7 @@ from functools import cache
 
 from tuft_components.envs.base import SPLITS, Task, Turn
 
-_INTRODUCTION = "Guess a number from 1 to {highest}.\nGuess:"
+_INTRODUCTION = "I think of a number from 1 to {highest}.\nGuess:"
 
 
 class NumberGuess:
@@ -42,8 +42,8 @@ class NumberGuess:
         guess = number_of(action, self._highest)
         if guess == self._number:
             return Turn(reward=1.0, done=True, info=self._info())
-        said = "higher" if guess is not None and guess < self._number else "lower"
-        error = "" if guess is not None else f"say a number from 1 to {self._highest}"
+        error = "" if guess is not None else f"Say a number from 1 to {self._highest}."
+        said = f"It is {'higher' if (guess or 0) < self._number else 'lower'} than {guess}."
         # The action may have ended its line, or may not.
         ended = "" if action.endswith("\n") else "\n"
         return Turn(
