@@ -110,4 +110,12 @@ ENVIRONMENTS: dict[str, Registered] = {
         programs=(CHROMIUM,),
         install="pip install 'tuft-pipelines[envs-miniwob]' and apt-get install chromium",
     ),
+    "voyager": Registered(
+        "tuft_components.envs.voyager:voyager",
+        "Minecraft: a bot does what it is told, by JavaScript or by macro actions",
+        argument="task",
+        programs=("node", "bwrap", "prlimit"),
+        install="apt-get install nodejs npm bubblewrap && "
+        "python -m tuft_components.envs.voyager install",
+    ),
 }
