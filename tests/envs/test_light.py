@@ -12,6 +12,7 @@ from tuft_components.envs import make_environment
 from tuft_components.envs.arithmetic import Arithmetic, guessing, pairs_of
 from tuft_components.envs.base import SPLITS, Task, Turn
 from tuft_components.envs.grid import MOVES, Grid
+from tuft_components.envs.hard_tail import COLOURS, TAIL, HardTail
 from tuft_components.envs.number_guess import NumberGuess, scores
 
 Player = Callable[[Turn, list[str]], str]
@@ -168,7 +169,33 @@ async def test_the_grid_is_played_by_numbers_too() -> None:
     assert family.stop == ("\n",)
 
 
-@pytest.mark.parametrize("name", ["second_word", "number_guess", "arithmetic", "grid"])
+async def test_the_hard_tail_is_rare_and_has_fixed_answers() -> None:
+    environment = HardTail(tail=6, rare=0.1)
+    firsts = [await environment.reset(Task("train", 0, index)) for index in range(2000)]
+    tail = {
+        (first.info["tail"], first.info["reference"]) for first in firsts if "tail" in first.info
+    }
+    assert tail == set(list(TAIL.items())[:6])
+    assert 120 < sum("tail" in first.info for first in firsts) < 280
+    assert sorted(TAIL.values()) == sorted(3 * COLOURS)
+
+    def right(turn: Turn, actions: list[str]) -> str:
+        return f" {turn.info['reference']}"
+
+    def first_colour(turn: Turn, actions: list[str]) -> str:
+        return f" {COLOURS[0]}"
+
+    assert await score(environment, right, 200) == 1
+    assert await score(HardTail(rare=0), first_colour, 50) == 0
+    assert await score(HardTail(tail=9, rare=1), first_colour, 900) == pytest.approx(
+        1 / 3, abs=0.06
+    )
+    wrong = HardTail(rare=1)
+    await wrong.reset(Task("eval", 0, 0))
+    assert (await wrong.step(" pink")).error == "say one of red, green, blue"
+
+
+@pytest.mark.parametrize("name", ["second_word", "number_guess", "arithmetic", "grid", "hard_tail"])
 async def test_tasks_are_fixed_differ_and_have_two_splits(name: str) -> None:
     family = make_environment(name, {})
     one, other = await family.open(), await family.open()

@@ -14,7 +14,8 @@ class Registered:
     Args:
         factory: `package.module:attribute`; importing the module must not need what is optional.
         summary: one line for `tuft-env list`.
-        argument: what stands behind the colon of a name, `task` say; empty: nothing does.
+        argument: what stands behind the colon of a name, `task` say; in brackets where it may be
+            left out; empty: nothing does.
         modules: Python modules that must be there.
         programs: programs that must be on PATH; alternatives as `chromium|google-chrome`.
         install: the command that installs what is missing.
@@ -44,6 +45,10 @@ ENVIRONMENTS: dict[str, Registered] = {
     "second_word": Registered(
         "tuft_components.envs.second_word:SecondWord",
         "say the second of two words; one turn, learnt in a few updates",
+    ),
+    "hard_tail": Registered(
+        "tuft_components.envs.hard_tail:HardTail",
+        "mostly second words, and now and then a colour to know by heart; shows error replay",
     ),
     "number_guess": Registered(
         "tuft_components.envs.number_guess:NumberGuess",
@@ -109,6 +114,13 @@ ENVIRONMENTS: dict[str, Registered] = {
         modules=("miniwob",),
         programs=(CHROMIUM,),
         install="pip install 'tuft-pipelines[envs-miniwob]' and apt-get install chromium",
+    ),
+    "webshop": Registered(
+        "tuft_components.envs.webshop:webshop",
+        "buy what is asked for in a shop of pages, generated, of WebShop's data, or at a server",
+        argument="[url]",
+        modules=("rapidfuzz", "snowballstemmer"),
+        install="pip install 'tuft-pipelines[envs-webshop]'",
     ),
     "voyager": Registered(
         "tuft_components.envs.voyager:voyager",
