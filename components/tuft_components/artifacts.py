@@ -46,9 +46,12 @@ def local_input(uri: str) -> Iterator[Path]:
 
 
 @contextmanager
-def local_output(uri: str) -> Iterator[Path]:
+def local_output(uri: str, *, synced: bool = True) -> Iterator[Path]:
     """A local path to write to. It becomes the artifact only if the block succeeds; then it is on
     the disk, or in the object store.
+
+    Args:
+        synced: False for what may be lost, or be half there, after a power failure.
 
     Raises:
         TransientFailure: the object store is away.
@@ -59,9 +62,11 @@ def local_output(uri: str) -> Iterator[Path]:
         with tempfile.TemporaryDirectory(prefix=".tuft-", dir=target.parent) as folder:
             path = Path(folder) / target.name
             yield path
-            _sync(path)
+            if synced:
+                _sync(path)
             os.replace(path, target)
-            _sync(target.parent)
+            if synced:
+                _sync(target.parent)
         return
     bucket, key = target
     with tempfile.TemporaryDirectory(prefix="tuft-") as folder:
@@ -81,13 +86,13 @@ def read_bytes(uri: str) -> bytes:
         return path.read_bytes()
 
 
-def write_bytes(uri: str, data: bytes) -> None:
-    """Write a small artifact, all or nothing.
+def write_bytes(uri: str, data: bytes, *, synced: bool = True) -> None:
+    """Write a small artifact, all or nothing; `synced` as of `local_output`.
 
     Raises:
         TransientFailure: the object store is away.
     """
-    with local_output(uri) as path:
+    with local_output(uri, synced=synced) as path:
         path.write_bytes(data)
 
 

@@ -10,10 +10,11 @@ from tests.components.samples import transition
 from tests.e2e.service import Service
 from tuft_components.batches import read_batch
 from tuft_components.feedback.step import STEP
+from tuft_components.judges.evidence import read_judgements
 from tuft_components.trajectories import write_trajectories
 
 # The tiny model sees 256 tokens, of which each is little more than a letter.
-ARGS = {"rubric": "r", "longest_text": 20, "max_tokens": 4}
+ARGS = {"rubric": "r", "longest_text": 20, "max_tokens": 4, "max_nonsense": 1}
 
 
 @pytest.fixture
@@ -30,8 +31,24 @@ def test_a_random_model_judges_neutrally(
     trajectories: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     batch = str(tmp_path / "b.parquet")
-    params = {"reward": "judge", "reward_args": {**ARGS, "neutral": 3, "max_nonsense": 1}}
+    params = {"reward": "judge", "reward_args": {**ARGS, "neutral": 3}, "work_uri": str(tmp_path)}
     outputs = STEP.execute(params, {"trajectories": trajectories}, {"batch": batch})
-    assert "the judge gave no score from 0 to 10 for" in caplog.text
+    assert "the judge gave no verdict to" in caplog.text
     assert outputs.mean_reward == pytest.approx(0.3, abs=0.5)
     assert 0.3 in [pytest.approx(row.reward) for row in read_batch(batch)]
+    again = STEP.execute(params, {"trajectories": trajectories}, {"batch": batch})
+    assert again.metrics["judge_questions"] == 0
+    assert again.metrics["judge_cached"] == outputs.metrics["judge_questions"] > 0
+
+
+def test_pairs_and_a_question_that_is_too_long(
+    trajectories: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    params = {"reward": "judge_pairwise", "reward_args": ARGS, "work_uri": str(tmp_path)}
+    params["reward_args"] = {**ARGS, "rubric": "long " * 300}
+    batch = str(tmp_path / "b.parquet")
+    outputs = STEP.execute(params, {"trajectories": trajectories}, {"batch": batch})
+    assert [row.reward for row in read_batch(batch)] == [0.5, 0.5]
+    assert outputs.metrics["judge_without_verdict"] == 2
+    (file,) = tmp_path.glob("judgements/*.parquet")
+    assert all("tokens; 252 fit the judge" in row.error for row in read_judgements(str(file)))

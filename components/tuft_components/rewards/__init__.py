@@ -11,8 +11,9 @@ What else it has of these is used:
 
 - `turns(trajectory)`: what it gives for each turn, for `credit=turn`. Without it, the last turn has
   the whole reward.
-- `keep_below(uri, name)`: called before `prepare` where the step has a `work_uri`. What it keeps
-  there (answers of a judge, say) it finds again when the step `name` is tried once more.
+- `keep_below(uri, name)`: called before `prepare` with the step's `work_uri`, which may be empty.
+  What it keeps there (answers of a judge, say) it finds again when the step `name` is tried once
+  more.
 - `metrics()`: numbers about the judging, for the step's metrics.
 - `check()`: `preflight` calls it; it says in a text what is there, or raises.
 
@@ -42,7 +43,11 @@ RewardFunction = Callable[[Trajectory], float]
 REWARDS: dict[str, str] = {
     "env": "tuft_components.rewards.env:EnvReward",
     "exact_match": "tuft_components.rewards.exact_match:exact_match",
+    "numeric": "tuft_components.rewards.numeric:Numeric",
+    "regex": "tuft_components.rewards.regex_match:Regex",
+    "unit_tests": "tuft_components.rewards.unit_tests:UnitTests",
     "judge": "tuft_components.rewards.judge:Judge",
+    "judge_pairwise": "tuft_components.rewards.judge_pairwise:JudgePairwise",
 }
 
 
@@ -88,7 +93,7 @@ def judged(
         BadData: the reward raised something, or gave something that is no finite number.
     """
     keep_below = getattr(function, "keep_below", None)
-    if keep_below is not None and keeping is not None and keeping.work_uri:
+    if keep_below is not None and keeping is not None:
         with user_code(f"reward {name}, in keep_below,"):
             keep_below(keeping.work_uri.rstrip("/"), keeping.name)
     prepare = getattr(function, "prepare", None)

@@ -1,152 +1,87 @@
-"""The reward `judge`: a language model that the service serves reads each episode and scores it.
+"""The reward `judge`: a language model reads each episode and scores it.
 
     --param reward=judge --param reward_args='{"rubric": "Is the answer polite and right?"}'
 
-The first try is sampled at temperature 0. Where the answer holds no score, the judge is asked again,
-at temperature 0.7 and with seeds that follow from the question: the same episodes get the same
-scores from the same judge. What still has no score is neutral, and said, or fails the step.
+`tuft_components.judges.settings` tells which judge may be asked, and how; docs/feedback.md the rest.
 """
 
 from __future__ import annotations
 
-import asyncio
-import hashlib
-import logging
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-import tuft_sdk
-from tuft_components.errors import BadConfiguration, BadData
-from tuft_components.policies import Sampling, ServicePolicy
-from tuft_components.rewards.judge_questions import Scale, encoded, has_chat, question_of, score_in
-from tuft_components.service import connect
+from tuft_components.judges.asking import Heard
+from tuft_components.judges.hearing import Hearing, Matter
+from tuft_components.judges.models import JudgeModel, Question, Reply
+from tuft_components.judges.questions import Scale, score_in, scoring
+from tuft_components.judges.settings import JudgeSettings
 from tuft_components.trajectories import Trajectory
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
-
-    from tuft_components.episodes import Policy
-
 RUBRIC = "You are a strict judge. Say how well the task below was solved."
-_WARM = 0.7
-_log = logging.getLogger(__name__)
+Key = tuple[int, int, int]
 
 
 class Judge:
     """Rewards from 0 (the lowest score) to 1 (the highest).
 
     Args:
-        model: a base model or tinker:// path of a policy; empty: the first model that is served.
         rubric: what to look at, in plain words.
+        criteria: several things to look at, each asked for by itself, and their weights; the
+            reward is the weighted mean. The rubric stands before each.
         lowest, highest: the scale that the judge is asked to use.
-        tries: questions about one episode, at most.
-        on_nonsense: `neutral` or `error`: what becomes of an episode without a score after those.
-        neutral: the score of such an episode; None: the middle of the scale.
-        max_nonsense: the share of such episodes from which on the step fails all the same, since
-            it would train on noise.
-        max_tokens: of an answer.
+        neutral: the score of an episode without one. None: the mean of its group's, so that it
+            says nothing about what was better there (where the group has none: the middle).
         longest_text: letters of an episode that the judge is shown.
-        concurrency: questions in flight.
-        timeout_s: for one answer.
+        settings: of `JudgeSettings`.
     """
 
     def __init__(
         self,
         *,
-        model: str = "",
         rubric: str = RUBRIC,
+        criteria: Mapping[str, float] | None = None,
         lowest: float = 0,
         highest: float = 10,
-        tries: int = 3,
-        on_nonsense: str = "neutral",
         neutral: float | None = None,
-        max_nonsense: float = 0.5,
-        max_tokens: int = 256,
         longest_text: int = 12_000,
-        concurrency: int = 64,
-        timeout_s: float = 600.0,
+        **settings: Any,
     ) -> None:
         if not lowest < highest:
             raise ValueError(f"lowest is {lowest} and highest {highest}: give a range")
-        if on_nonsense not in ("neutral", "error"):
-            raise ValueError(f"on_nonsense is {on_nonsense!r}: give 'neutral' or 'error'")
         if not rubric.strip():
             raise ValueError("rubric is empty: say what to look at")
-        if min(tries, max_tokens, concurrency, longest_text) < 1:
-            raise ValueError("tries, max_tokens, concurrency and longest_text must be 1 or more")
+        if longest_text < 1:
+            raise ValueError("longest_text must be 1 or more")
         if neutral is not None and not lowest <= neutral <= highest:
             raise ValueError(f"neutral is {neutral}: it must be on the scale")
+        self._weights = {"": 1.0} if criteria is None else _weights(criteria)
         self._scale = Scale(float(lowest), float(highest))
-        self._model, self._rubric, self._tries = model, rubric, tries
-        self._strict = on_nonsense == "error"
-        self._neutral = self._scale.middle if neutral is None else float(neutral)
-        self._max_nonsense = max_nonsense
-        self._max_tokens, self._longest = max_tokens, longest_text
-        self._concurrency, self._timeout_s = concurrency, timeout_s
-        self._scores: dict[tuple[int, int, int], float] = {}
-
-    def check(self) -> str:
-        """For `preflight`: whether the judge is there.
-
-        Raises:
-            BadConfiguration: it is not served. tuft_sdk.SdkError: as the service says.
-        """
-        with connect(self._timeout_s) as client:
-            models = client.models()
-            if self._model.startswith("tinker://"):
-                client.sampling_client(self._model)
-            elif self._model and self._model not in models:
-                raise BadConfiguration(
-                    f"the judge {self._model!r} is not served; there are: {', '.join(models)}"
-                )
-            return f"the judge {self._model or models[0]} is served"
+        self._rubric, self._longest = rubric, longest_text
+        self._neutral = None if neutral is None else float(neutral)
+        self._hearing = Hearing("judge", JudgeSettings(**settings))
+        self._scores: dict[Key, float] = {}
+        self.keep_below = self._hearing.keep_below
+        self.check = self._hearing.check
 
     def prepare(self, trajectories: Sequence[Trajectory]) -> None:
-        """Ask about all of them at once.
+        """Ask about all of them at once; as `Hearing.hear`."""
+        self.judge(trajectories)
 
-        Raises:
-            BadData: too many answers, or with on_nonsense any, held no score.
-            tuft_sdk.SdkError: the service is away, or does not serve the judge.
-        """
-        with connect(self._timeout_s, tokenizers=True) as client:
-            sampler = client.sampling_client(self._model or client.models()[0])
-            with tuft_sdk.translated():
-                base_model = sampler.get_base_model()
-            tokenizer = client.tokenizer(base_model)
-            cold, warm = (
-                ServicePolicy(sampler, Sampling(self._max_tokens, temperature, self._timeout_s))
-                for temperature in (0.0, _WARM)
-            )
-            asyncio.run(self.judge(trajectories, cold, warm, tokenizer))
-
-    async def judge(
-        self,
-        trajectories: Sequence[Trajectory],
-        cold: Policy,
-        warm: Policy,
-        tokenizer: PreTrainedTokenizerBase,
-    ) -> None:
-        """`prepare`, with policies that are there already: the first tries go to `cold`."""
-        questions = {
-            one.key: question_of(one, self._rubric, self._scale, self._longest)
+    def judge(self, trajectories: Sequence[Trajectory], model: JudgeModel | None = None) -> None:
+        """`prepare`, by a judge that is there already, if one is given."""
+        matters = [
+            Matter(self._question(one, criterion), one, criterion=criterion)
             for one in trajectories
-        }
-        # Episodes that are the same (of a group that agrees, say) are judged once.
-        different = list(dict.fromkeys(questions.values()))
-        room = asyncio.Semaphore(self._concurrency)
-        policies = [cold, *[warm] * (self._tries - 1)]
-
-        async def ask(question: str) -> float | None:
-            async with room:
-                return await self._ask(question, policies, tokenizer)
-
-        answers = await asyncio.gather(*(ask(question) for question in different))
-        scores = dict(zip(different, answers, strict=True))
-        without = [key for key, question in questions.items() if scores[question] is None]
-        self._tell(without, len(questions))
-        for key, question in questions.items():
-            score = scores[question]
-            self._scores[key] = self._neutral if score is None else score
+            for criterion in self._weights
+        ]
+        heard = self._hearing.hear(matters, self._read, model)
+        whole = sum(self._weights.values())
+        scores = dict.fromkeys((one.key for one in trajectories), 0.0)
+        for criterion, weight in self._weights.items():
+            of_it = [matter for matter in matters if matter.criterion == criterion]
+            for key, score in self._filled(of_it, heard).items():
+                scores[key] += score * weight / whole
+        self._scores |= scores
 
     def __call__(self, trajectory: Trajectory) -> float:
         if trajectory.key not in self._scores:
@@ -154,28 +89,40 @@ class Judge:
         scale = self._scale
         return (self._scores[trajectory.key] - scale.lowest) / (scale.highest - scale.lowest)
 
-    async def _ask(self, question: str, policies: Sequence[Policy], tokenizer: Any) -> float | None:
-        prompt, chat = encoded(question, tokenizer), has_chat(tokenizer)
-        seed = int.from_bytes(hashlib.sha256(question.encode(errors="replace")).digest()[:3], "big")
-        for number, policy in enumerate(policies):
-            # A base model would go on with texts of its own behind the line of its score.
-            stop = [] if chat else ["\n"]
-            (answer,) = await policy.sample(prompt, 1, seed=seed + number, stop=stop)
-            text = str(tokenizer.decode(list(answer.tokens), skip_special_tokens=True))
-            cut_off = answer.stop_reason == "length"
-            score = score_in(text, self._scale, chat=chat, cut_off=cut_off)
-            if score is not None:
-                return score
-        return None
+    def metrics(self) -> dict[str, float]:
+        return self._hearing.metrics
 
-    def _tell(self, without: Sequence[tuple[int, int, int]], episodes: int) -> None:
-        if not without:
-            return
-        said = (
-            f"the judge gave no score from {self._scale.lowest:g} to {self._scale.highest:g} for "
-            f"{len(without)} of {episodes} episodes in {self._tries} tries each; the first are "
-            f"(iteration, group, sample) {', '.join(map(str, without[:3]))}"
-        )
-        if self._strict or len(without) > self._max_nonsense * episodes:
-            raise BadData(f"{said}. Take a stronger model, a plainer rubric, or more max_tokens")
-        _log.warning("%s; each counts as %g", said, self._neutral)
+    def _question(self, trajectory: Trajectory, criterion: str) -> Question:
+        rubric = self._rubric.strip()
+        if criterion:
+            rubric += f"\nLook at this alone: {criterion.strip()}"
+        return scoring(trajectory, rubric, self._scale, self._longest)
+
+    def _read(self, model: JudgeModel, reply: Reply) -> float | None:
+        return score_in(reply, self._scale, chat=model.chat)
+
+    def _filled(
+        self, matters: Sequence[Matter], heard: Mapping[Question, Heard]
+    ) -> dict[Key, float]:
+        """The scores by one criterion, with neutral ones where there is none."""
+        found = {matter.episode.key: heard[matter.question].verdict for matter in matters}
+        groups: dict[tuple[int, int], list[float]] = {}
+        for key, score in found.items():
+            if score is not None:
+                groups.setdefault(key[:2], []).append(score)
+        filled = {}
+        for key, score in found.items():
+            neutral, of_group = self._neutral, groups.get(key[:2], [])
+            if neutral is None:
+                neutral = sum(of_group) / len(of_group) if of_group else self._scale.middle
+            filled[key] = neutral if score is None else score
+        return filled
+
+
+def _weights(criteria: Mapping[str, float]) -> dict[str, float]:
+    weights = {str(criterion): float(weight) for criterion, weight in criteria.items()}
+    if not weights or any(not criterion.strip() for criterion in weights):
+        raise ValueError("criteria is empty: give what to look at, and its weight")
+    if not all(0 < weight < float("inf") for weight in weights.values()):
+        raise ValueError("criteria: each weight must be above 0, and finite")
+    return weights
