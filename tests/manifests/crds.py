@@ -1,6 +1,7 @@
 """Schemas of the few foreign kinds that our manifests have: closed, and no wider than what we use.
 
-Written from the projects' own references: KEDA 2.17, Gateway API 1.2, GKE's gateway policies.
+Written from the projects' own references: KEDA 2.17, Gateway API 1.2, GKE's gateway policies,
+Prometheus operator 0.80.
 """
 
 from __future__ import annotations
@@ -84,8 +85,22 @@ SPECS: dict[tuple[str, str], dict[str, Any]] = {
         parentRefs=each(closed("name", name=TEXT)),
         hostnames=each(TEXT),
         rules=each(
-            closed("backendRefs", backendRefs=each(closed("name port", name=TEXT, port=PORT)))
+            closed(
+                "backendRefs",
+                matches=each(
+                    closed(
+                        "path",
+                        path=closed("type value", type={"const": "PathPrefix"}, value=TEXT),
+                    )
+                ),
+                backendRefs=each(closed("name port", name=TEXT, port=PORT)),
+            )
         ),
+    ),
+    ("monitoring.coreos.com/v1", "PodMonitor"): closed(
+        "selector podMetricsEndpoints",
+        selector=closed("matchLabels", matchLabels={"type": "object"}),
+        podMetricsEndpoints=each(closed("port path", port=TEXT, path=TEXT, interval=TEXT)),
     ),
     ("networking.gke.io/v1", "GCPBackendPolicy"): closed(
         "default targetRef",
@@ -101,9 +116,9 @@ SPECS: dict[tuple[str, str], dict[str, Any]] = {
         default=closed(
             "config",
             config=closed(
-                "type tcpHealthCheck",
-                type={"const": "TCP"},
-                tcpHealthCheck=closed("port", port=PORT),
+                "type httpHealthCheck",
+                type={"const": "HTTP"},
+                httpHealthCheck=closed("port requestPath", port=PORT, requestPath=TEXT),
             ),
         ),
         targetRef=TARGET,

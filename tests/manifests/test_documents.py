@@ -169,6 +169,15 @@ def test_what_routes_and_scalers_name_is_there(variant: str) -> None:
             assert backend["port"] in {
                 p["port"] for p in services[backend["name"]]["spec"]["ports"]
             }
+    for monitor in of_kind(variant, "PodMonitor").values():
+        wanted = monitor["spec"]["selector"]["matchLabels"].items()
+        [found] = [
+            found
+            for found in workloads(variant)
+            if wanted <= found.template["metadata"]["labels"].items()
+        ]
+        ports = {port["name"] for port in found.containers[0]["ports"]}
+        assert {end["port"] for end in monitor["spec"]["podMetricsEndpoints"]} <= ports
     for policy in of_kind(variant, "GCPBackendPolicy", "HealthCheckPolicy").values():
         assert policy["spec"]["targetRef"]["name"] in services
     for gateway in of_kind(variant, "Gateway").values():

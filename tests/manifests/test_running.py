@@ -9,7 +9,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -60,7 +59,6 @@ class Cluster:
             "tuft-valkey:6379": f"127.0.0.1:{self.store_port}",
             "port 6379": f"port {self.store_port}",
             "tuft-minio:9000": self.s3.endpoint,
-            '"127.0.0.1", 8080': f'"127.0.0.1", {self.api_port}',
         }.items():
             text = text.replace(there, place)
         return text
@@ -92,9 +90,12 @@ class Cluster:
         """Whether that probe of the pod succeeds."""
         pod = self.pods[name]
         action = pod.container[kind]
-        if "tcpSocket" in action:
-            with socket.socket() as attempt:
-                return attempt.connect_ex(("127.0.0.1", self.api_port)) == 0
+        if "httpGet" in action:
+            try:
+                url = f"http://127.0.0.1:{self.api_port}{action['httpGet']['path']}"
+                return httpx.get(url, timeout=6 * action.get("timeoutSeconds", 1)).is_success
+            except httpx.TransportError:
+                return False
         # This machine has more to do than a node that is not overloaded.
         return pod.run(action["exec"]["command"], 6 * action["timeoutSeconds"]) == 0
 

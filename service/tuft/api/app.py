@@ -72,4 +72,15 @@ def create_app(services: Services) -> FastAPI:
         app.include_router(router, prefix="/api/v1")
     app.include_router(service.health, prefix="/api/v1")
     app.include_router(service.health)
+    _serve_metrics(app, services)
     return app
+
+
+def _serve_metrics(app: FastAPI, services: Services) -> None:
+    if services.metrics is None:
+        return
+    from tuft.api.metrics import Timing
+    from tuft.api.routers.metrics import metrics_router
+
+    app.include_router(metrics_router())
+    app.add_middleware(Timing, metrics=services.metrics)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from dataclasses import dataclass, field
+from importlib.util import find_spec
+from typing import TYPE_CHECKING
 
 from anyio import CapacityLimiter
 
@@ -15,8 +18,12 @@ from tuft.config import ModelConfig, ServiceConfig
 from tuft.contracts.records import ModelInfo
 from tuft.errors import InvalidRequest, Unavailable
 from tuft.objects import ObjectStore, open_object_store
-from tuft.store import Store, connect
+from tuft.store import Accepted, Store, connect
 
+if TYPE_CHECKING:
+    from tuft.api.metrics import Metrics
+
+log = logging.getLogger(__name__)
 _BIG_REQUESTS_AT_ONCE = 4
 _LOOK_UPS_AT_ONCE = 32
 _INFO_HOLDS_S = 2.0
@@ -28,7 +35,7 @@ class Services:
     """`big_requests` bounds how many large bodies are decompressed and decoded at a time.
 
     `look_ups` are the threads of long polls: thousands of them asking a store that hangs must
-    not take the threads of everything else.
+    not take the threads of everything else. `metrics`: None where prometheus_client is not installed.
     """
 
     config: ServiceConfig
@@ -37,11 +44,17 @@ class Services:
     checkpoints: Checkpoints
     catalog: Catalog
     waiters: ResultWaiters
+    metrics: Metrics | None = None
     big_requests: threading.BoundedSemaphore = field(
         default_factory=lambda: threading.BoundedSemaphore(_BIG_REQUESTS_AT_ONCE)
     )
     look_ups: CapacityLimiter = field(default_factory=lambda: CapacityLimiter(_LOOK_UPS_AT_ONCE))
     _infos: dict[str, tuple[ModelInfo, float]] = field(default_factory=dict)
+
+    def count(self, kind: str, accepted: Accepted) -> None:
+        """An operation of this kind was accepted."""
+        if self.metrics is not None and not accepted.duplicate:
+            self.metrics.accepted(kind)
 
     def served(self, base_model: str) -> ModelConfig:
         """The configuration of a base model. Raises InvalidRequest naming those served."""
@@ -83,4 +96,15 @@ def open_services(config: ServiceConfig, store_url: str) -> Services:
         checkpoints=checkpoints,
         catalog=Catalog(store, checkpoints, config.object_store.where),
         waiters=ResultWaiters(store.events, store.futures),
+        metrics=_metrics(),
     )
+
+
+def _metrics() -> Metrics | None:
+    # It is one of the service's dependencies since 0.1; an installation from before may lack it.
+    if find_spec("prometheus_client") is None:
+        log.warning("no /metrics: prometheus_client is not installed")
+        return None
+    from tuft.api.metrics import Metrics
+
+    return Metrics()

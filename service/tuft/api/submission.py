@@ -110,7 +110,7 @@ class Submission:
             request_id=operation.request_id, tenant=run.tenant, result_type=draft.result_type
         )
         try:
-            return self.services.waiters.expect(
+            accepted = self.services.waiters.expect(
                 future,
                 lambda: self.services.store.journal.accept(
                     operation,
@@ -129,6 +129,8 @@ class Submission:
             if payload_object is not None:
                 self.services.objects.delete(payload_object)
             raise
+        self.services.count(draft.body.kind, accepted)
+        return accepted
 
     def _check_room(self, status: RunStatus) -> None:
         """Before a payload is uploaded: the journal would say the same, but only afterwards."""

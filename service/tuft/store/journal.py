@@ -40,6 +40,7 @@ from tuft.store.connection import (
 from tuft.store.effects import flatten
 from tuft.store.events import STREAM_LENGTH
 from tuft.store.runs import not_live
+from tuft.store.traffic import finished_field
 from tuft.store.values import Accepted, Effect, Lease, NextEntry, Outcome
 
 WINDOW = 65_536
@@ -250,6 +251,7 @@ class Journal:
                 keys.deaths(op.run_id),
                 keys.tenant_pending(future.tenant),
                 keys.KEPT_RESULTS,
+                keys.FINISHED,
             ],
             [
                 lease.epoch,
@@ -266,6 +268,7 @@ class Journal:
                 op.run_id,
                 max_kept,
                 keys.FUTURE_PREFIX,
+                finished_field(op.body.kind, future),
                 *flatten(effects),
             ],
         )

@@ -31,6 +31,8 @@ SAMPLER_PREFIX = "tuft:sampler:"
 FUTURE_PREFIX = "tuft:future:"
 KEPT_RESULTS = "tuft:kept-results"
 """List of the request ids done last, oldest first; the results of others are dropped."""
+FINISHED = "tuft:finished"
+"""Hash `KIND:OUTCOME` -> number of operations that ended so since the store was new."""
 
 
 def session(session_id: str) -> str:

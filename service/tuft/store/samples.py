@@ -21,6 +21,7 @@ from tuft.store.connection import (
     text,
 )
 from tuft.store.events import STREAM_LENGTH
+from tuft.store.traffic import finished_field
 from tuft.store.values import Accepted, ClaimedSample, Outcome
 
 GROUP = "samplers"
@@ -193,6 +194,7 @@ class SampleQueue:
                 keys.RESULTS,
                 keys.sample_counts(op.base_model),
                 keys.KEPT_RESULTS,
+                keys.FINISHED,
             ],
             [
                 GROUP,
@@ -206,6 +208,7 @@ class SampleQueue:
                 op.tenant,
                 max_kept,
                 keys.FUTURE_PREFIX,
+                finished_field("sample", future),
             ],
         )
 

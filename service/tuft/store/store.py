@@ -18,6 +18,7 @@ from tuft.store.samples import SampleQueue
 from tuft.store.schema import bring_up_to_date
 from tuft.store.server import check_server
 from tuft.store.sessions import Sessions
+from tuft.store.traffic import Traffic
 from tuft.store.workers import Workers
 
 
@@ -45,6 +46,7 @@ class Store:
         self.checkpoints = CheckpointIndex(connection)
         self.events = Events(connection)
         self.disposal = Disposal(connection)
+        self.traffic = Traffic(connection)
 
     def ping(self) -> None:
         """Whether it is there and can be used. Raises: Unavailable, ConfigError."""

@@ -235,6 +235,11 @@ class Supervisor:
         assert self._socket is not None
         descriptor = self._socket.fileno()
         env = self._env(config_file, TUFT_SOCKET=str(descriptor))
+        if self._config.api.replicas > 1:
+            # A scrape of the metrics reaches one of them: here they add up their numbers.
+            folder = self._run_dir / "metrics"
+            folder.mkdir(exist_ok=True)
+            env["PROMETHEUS_MULTIPROC_DIR"] = str(folder)
         name = f"api-{replica}" if replica else "api"
         return self._group(name, "tuft.api", lambda: [env], [descriptor])
 

@@ -27,7 +27,8 @@ from tests.service.api.harness import (
     serving,
 )
 from tests.waiting import wait_until
-from tuft.store import Store, connect
+from tuft.persistence import PersistenceConfig
+from tuft.store import EmbeddedStore, Store, connect
 
 
 def test_healthy_only_when_all_workers_are_ready(fresh_api: Api) -> None:
@@ -44,6 +45,15 @@ def test_healthy_only_when_all_workers_are_ready(fresh_api: Api) -> None:
     workers.report("s", "sampler", MODEL, "ready")
     answer = fresh_api.http.get("/healthz")
     assert (answer.status_code, answer.json()) == (200, {"status": "ok"})
+
+
+def test_alive_without_store_workers_or_key(tmp_path: Path) -> None:
+    """What restarts a pod must not restart it because others are away."""
+    server = EmbeddedStore(PersistenceConfig.disabled(), tmp_path)
+    with serving(config_of(tmp_path), server.start()) as api:
+        server.stop()
+        for url in ("/livez", "/api/v1/livez"):
+            assert ok(api.http.get(url, headers={"X-API-Key": ""})) == {"status": "ok"}
 
 
 def test_capabilities(api: Api) -> None:

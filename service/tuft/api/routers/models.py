@@ -170,4 +170,5 @@ def _create(
     )
     limit = services.config.trainer.max_training_runs
     accepted = services.store.runs.create(run, operation, future, max_runs=limit)
+    services.count(operation.body.kind, accepted)
     return {"request_id": accepted.request_id, "model_id": run.run_id}

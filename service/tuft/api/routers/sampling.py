@@ -75,6 +75,7 @@ def asample(services: Injected, caller: Authenticated, body: JsonBody) -> dict[s
             max_of_tenant=limits.max_tenant_samples,
         ),
     )
+    services.count("sample", accepted)
     return {
         "request_id": accepted.request_id,
         "sample_sequence_ids": sequence_ids(accepted.request_id, request.num_samples),

@@ -32,6 +32,15 @@ def capabilities(services: Injected, _caller: Authenticated) -> dict[str, Any]:
     return {"supported_models": models}
 
 
+@health.get("/livez")
+async def livez() -> dict[str, str]:
+    """200 while this process answers at all; asks neither store nor workers, and needs no key.
+
+    On the event loop: where that hangs, or takes nothing more, the process is to be restarted.
+    """
+    return {"status": "ok"}
+
+
 @health.get("/healthz")
 def healthz(services: Injected) -> JSONResponse:
     """200 once every model's trainer and sampler are ready; needs no key."""

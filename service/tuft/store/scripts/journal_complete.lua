@@ -1,13 +1,13 @@
 #!lua flags=allow-oom
 -- Finish the operation after the cursor, with all its effects.
 -- KEYS lease, run, entries, failures, future, results, tenant's pending tokens, deaths,
---      tenant_pending, kept_results
+--      tenant_pending, kept_results, finished
 -- ARGV epoch, seq, digest, request_id, future, has_body, body, ttl_ms, failure, stream_length,
---      tokens, run_id, max_kept, prefix of futures,
+--      tokens, run_id, max_kept, prefix of futures, field of finished,
 --      number of effects, then for each: type of its key, number of words, words
 -- Returns ok | lease | missing | cursor | why it is impossible
 local lease, run, entries, failures, future, results, pending_tokens, deaths = unpack(KEYS, 1, 8)
-local tenant_pending, kept_results = KEYS[9], KEYS[10]
+local tenant_pending, kept_results, finished = KEYS[9], KEYS[10], KEYS[11]
 local seq = tonumber(ARGV[2])
 
 if redis.call('GET', lease) ~= ARGV[1] then return 'lease' end
@@ -19,8 +19,8 @@ local entry = redis.call('HGET', entries, seq)
 if not entry or string.sub(entry, 1, 1) ~= 'O' then return 'there is no operation to complete' end
 
 -- Nothing is rolled back, so nothing may fail once writing has begun.
-local commands, at = {}, 16
-for _ = 1, tonumber(ARGV[15]) do
+local commands, at = {}, 17
+for _ = 1, tonumber(ARGV[16]) do
   local kind, length = ARGV[at], tonumber(ARGV[at + 1])
   local command = {unpack(ARGV, at + 2, at + 1 + length)}
   local there = redis.call('TYPE', command[2])['ok']
@@ -41,6 +41,7 @@ if ARGV[6] == '1' then redis.call('HSET', future, 'body', ARGV[7]) end
 redis.call('PEXPIRE', future, ARGV[8])
 redis.call('HDEL', deaths, seq)
 if ARGV[9] ~= '' then redis.call('HSET', failures, seq, ARGV[9]) end
+redis.call('HINCRBY', finished, ARGV[15], 1)
 for _, command in ipairs(commands) do redis.call(unpack(command)) end
 -- Two at a time, so that a limit that was lowered is reached, and no script is long.
 redis.call('RPUSH', kept_results, ARGV[4])
