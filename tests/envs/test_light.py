@@ -14,6 +14,7 @@ from tuft_components.envs.base import SPLITS, Task, Turn
 from tuft_components.envs.grid import MOVES, Grid
 from tuft_components.envs.hard_tail import COLOURS, TAIL, HardTail
 from tuft_components.envs.number_guess import NumberGuess, scores
+from tuft_components.envs.registry import Registered
 
 Player = Callable[[Turn, list[str]], str]
 """Gets what was said last and the actions so far."""
@@ -205,3 +206,11 @@ async def test_tasks_are_fixed_differ_and_have_two_splits(name: str) -> None:
     assert len(different) > 5
     with pytest.raises(ValueError, match="no split 'x'; there are: train, eval"):
         await one.reset(Task("x", 0, 0))
+
+
+@pytest.mark.parametrize("module", ["no_such_module", "no_such_package.part", "yaml.no_such_part"])
+def test_what_is_missing_is_found_without_importing(module: str) -> None:
+    entry = Registered(
+        "x:y", "…", modules=("json", module), programs=("sh|bash", "no-such|nor-this")
+    )
+    assert entry.missing() == [f"the Python module {module}", "the program no-such or nor-this"]

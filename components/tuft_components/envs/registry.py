@@ -30,13 +30,20 @@ class Registered:
 
     def missing(self) -> list[str]:
         """What it needs that is not installed; nothing is imported to find out."""
-        modules = [f"the Python module {name}" for name in self.modules if find_spec(name) is None]
+        modules = [f"the Python module {name}" for name in self.modules if not _is_there(name)]
         programs = [
             f"the program {' or '.join(names.split('|'))}"
             for names in self.programs
             if not any(map(shutil.which, names.split("|")))
         ]
         return modules + programs
+
+
+def _is_there(module: str) -> bool:
+    try:
+        return find_spec(module) is not None
+    except ModuleNotFoundError:  # the package that it is in
+        return False
 
 
 CHROMIUM = "chromium|google-chrome|chromium-browser|google-chrome-stable|chrome"
@@ -106,6 +113,14 @@ ENVIRONMENTS: dict[str, Registered] = {
         "tuft_components.envs.code:Code",
         "write a small Python function; unit tests in a sandbox are the reward",
         install="apt-get install bubblewrap",
+    ),
+    "browser": Registered(
+        "tuft_components.envs.browser:browser",
+        "BrowserGym's BrowserEnv: own tasks on local pages, and any of BrowserGym's",
+        argument="task",
+        modules=("browsergym.core",),
+        programs=(CHROMIUM,),
+        install="pip install 'tuft-pipelines[envs-browser]' and apt-get install chromium",
     ),
     "miniwob": Registered(
         "tuft_components.envs.miniwob:miniwob",
