@@ -42,7 +42,7 @@ def _factory(name: str) -> Any:
         own = argument if registered == "python" else name
         paths = {key: found.factory for key, found in ENVIRONMENTS.items()}
         return resolve(own, paths, "environment")
-    if entry.argument and not argument:
+    if entry.argument and not argument and not entry.argument.startswith("["):
         raise BadConfiguration(
             f"environment {name}: say which, as {registered}:{entry.argument.upper()}"
         )

@@ -118,7 +118,7 @@ ENVIRONMENTS: dict[str, Registered] = {
         "tuft_components.envs.browser:browser",
         "BrowserGym's BrowserEnv: own tasks on local pages, and any of BrowserGym's",
         argument="task",
-        modules=("browsergym.core",),
+        modules=("browsergym", "playwright"),
         programs=(CHROMIUM,),
         install="pip install 'tuft-pipelines[envs-browser]' and apt-get install chromium",
     ),
