@@ -12,11 +12,22 @@ from typing import Any
 
 from tuft_components.envs.base import EnvironmentFamily, Task, Turn
 from tuft_components.envs.families import FamilyOf
+from tuft_components.envs.global_random import GlobalRandom
 from tuft_components.envs.presenting import presented
 
 # Their questions follow from Python's hash seed too, as seen with reasoning-gym 0.1.25
 # (`tests/envs/test_reasoning.py` looks whether these still do, and whether others do).
-HASH_DEPENDENT = frozenset({"isomorphic_strings", "polynomial_multiplication", "ransom_note"})
+HASH_DEPENDENT = frozenset(
+    {
+        "intermediate_integration",
+        "isomorphic_strings",
+        "knight_swap",
+        "list_functions",
+        "polynomial_multiplication",
+        "ransom_note",
+        "word_ladder",
+    }
+)
 _TAGGED = re.compile(r"<answer>(.*?)</answer>", re.DOTALL | re.IGNORECASE)
 
 
@@ -68,6 +79,7 @@ class ReasoningGym:
                 "set PYTHONHASHSEED=0 in the environment of the step"
             )
         self._name, self._arguments, self._prompt = name, dict(arguments), prompt
+        self._random = GlobalRandom()  # some datasets draw from the global generators
         try:
             self._begin(0)
         except (AssertionError, TypeError) as error:  # how its configurations refuse arguments
@@ -76,10 +88,12 @@ class ReasoningGym:
     def _begin(self, seed: int) -> None:
         import reasoning_gym
 
-        self._dataset = reasoning_gym.create_dataset(
-            self._name, seed=seed, size=1, **self._arguments
-        )
-        self._entry: Mapping[str, Any] = self._dataset[0]
+        self._random.seed(seed)
+        with self._random.own():
+            self._dataset = reasoning_gym.create_dataset(
+                self._name, seed=seed, size=1, **self._arguments
+            )
+            self._entry: Mapping[str, Any] = self._dataset[0]
 
     def reset(self, task: Task) -> Turn:
         self._begin(task.number())

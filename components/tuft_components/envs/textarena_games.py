@@ -8,15 +8,12 @@ from __future__ import annotations
 
 import copy
 import random
-import threading
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from typing import Any
-
-import numpy as np
 
 from tuft_components.envs.base import EnvironmentFamily, Task, Turn
 from tuft_components.envs.families import FamilyOf
+from tuft_components.envs.global_random import GlobalRandom
 from tuft_components.envs.presenting import presented
 
 # What may be tried as a move, by the beginning of the id. Which of them are legal the game says.
@@ -27,9 +24,6 @@ MOVES: Mapping[str, Sequence[str]] = {
     "TowerOfHanoi-": [f"[{a} {b}]" for a in "ABC" for b in "ABC" if a != b],
     "2048-": ["[up]", "[down]", "[left]", "[right]"],
 }
-# The games draw from Python's and numpy's global generators. One plays at a time, with the state
-# of its own episode, so that an episode follows from its task alone.
-_playing = threading.Lock()
 
 
 def textarena(
@@ -72,11 +66,8 @@ class Game:
         self, game: str, make: Mapping[str, Any], players: int, seat: int, moves: Sequence[str]
     ) -> None:
         self._moves = moves
-        self._random_states: Any = (
-            random.Random(0).getstate(),
-            np.random.RandomState(0).get_state(),
-        )
-        with self._own_random():
+        self._random = GlobalRandom()  # the games draw from the global generators
+        with self._random.own():
             self._env = _made(game, make)
             self._players = players or self._fits()
         self._seat = seat if self._players == 2 else 0
@@ -97,15 +88,14 @@ class Game:
     def reset(self, task: Task) -> Turn:
         seed = task.number()
         self._opponent = random.Random(seed)
-        np_state = np.random.RandomState(seed).get_state()
-        self._random_states = (random.Random(seed).getstate(), np_state)
-        with self._own_random():
+        self._random.seed(seed)
+        with self._random.own():
             self._env.reset(num_players=self._players, seed=seed)
             done = self._opponents_turn()
             return self._turn(done, error="")
 
     def step(self, action: str) -> Turn:
-        with self._own_random():
+        with self._random.own():
             done, error = self._play(self._env, action.strip())
             done = done or self._opponents_turn()
             return self._turn(done, error)
@@ -174,26 +164,6 @@ class Game:
         while hasattr(env, "env"):
             env = env.env
         return env.state
-
-    @contextmanager
-    def _own_random(self) -> Iterator[None]:
-        with _playing:
-            before = _get_random()
-            _set_random(self._random_states)
-            try:
-                yield
-            finally:
-                self._random_states = _get_random()
-                _set_random(before)
-
-
-def _get_random() -> Any:
-    return random.getstate(), np.random.get_state()  # noqa: NPY002  # the games draw from it
-
-
-def _set_random(states: Any) -> None:
-    random.setstate(states[0])
-    np.random.set_state(states[1])  # noqa: NPY002
 
 
 def _made(game: str, arguments: Mapping[str, Any]) -> Any:

@@ -15,6 +15,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -61,11 +62,9 @@ class Said:
 
 def parse_tool_calls(text: str, tools: Sequence[Mapping[str, Any]] = ()) -> Said:
     """The calls in a text. With `tools` (JSON schemas), their names and arguments are checked."""
-    content, found, tagged = _split(text)
+    content, found = _split(text)
     try:
         calls = [call for part in found for call in _calls(part, tools)]
-        if not tagged and not any(call.name for call in calls):
-            return Said(text.strip())  # JSON that is no call
         for call in calls:
             _check(call, tools)
     except ValueError as error:
@@ -73,27 +72,33 @@ def parse_tool_calls(text: str, tools: Sequence[Mapping[str, Any]] = ()) -> Said
     return Said(content, calls)
 
 
-def _split(text: str) -> tuple[str, list[str], bool]:
-    """The content, the parts that are calls, and whether marks say that they are."""
+def _split(text: str) -> tuple[str, list[str]]:
+    """The content, and the parts that are calls."""
     tagged = _TAGGED.findall(text)
     if tagged:
-        return _TAGGED.sub("", text).strip(), tagged, True
+        return _TAGGED.sub("", text).strip(), tagged
     for mark in (_MISTRAL, _PYTHON_TAG):
         before, found, behind = text.partition(mark)
         if found:
-            return before.strip(), behind.split(mark), True
+            return before.strip(), behind.split(mark)
     bare = text.strip()
-    if bare[:1] in ("{", "[") and _json_or_none(bare) is not None:
-        return "", [bare], False
     named = _NAMED.match(bare)
-    if named and _json_or_none(bare[named.end() :]) is not None:
-        return "", [bare], False
-    return bare, [], False
+    if _is_call(_json_or_none(bare)) or (named and _json_or_none(bare[named.end() :])):
+        return "", [bare]
+    return bare, []
+
+
+def _is_call(value: object) -> bool:
+    """Without marks around it, JSON is a call if it has the keys of one."""
+    first = value[0] if isinstance(value, list) and value else value
+    if not isinstance(first, dict):
+        return False
+    return "function" in first or ("name" in first and bool({"arguments", "parameters"} & {*first}))
 
 
 def _json_or_none(text: str) -> object:
     try:
-        return json.JSONDecoder().raw_decode(text)
+        return json.JSONDecoder().raw_decode(text)[0]
     except (ValueError, RecursionError):
         return None
 
@@ -204,12 +209,18 @@ def with_calls_in_tags(
     stay in the text otherwise, since `parse_tool_calls` needs them.
     """
     if getattr(tokenizer, "response_template", None) is not None:
-        said = tokenizer.parse_response(list(tokens), prefix=list(prompt), tools=list(tools))
-        calls = [json.dumps(call["function"]) for call in said.get("tool_calls") or ()]
-        tagged = [f"<tool_call>\n{call}\n</tool_call>" for call in calls]
-        return "\n".join(filter(None, [said.get("content") or "", *tagged]))
+        with suppress(ValueError):  # what it can't read stays as it was said
+            return _in_tags(
+                tokenizer.parse_response(list(tokens), prefix=list(prompt), tools=list(tools))
+            )
     text = str(tokenizer.decode(list(tokens)))
     for special in tokenizer.all_special_tokens:
         if special not in (_MISTRAL, _PYTHON_TAG, "[ARGS]", "[CALL_ID]"):
             text = text.replace(special, "")
     return text
+
+
+def _in_tags(said: Mapping[str, Any]) -> str:
+    calls = [json.dumps(call["function"]) for call in said.get("tool_calls") or ()]
+    tagged = [f"<tool_call>\n{call}\n</tool_call>" for call in calls]
+    return "\n".join(filter(None, [said.get("content") or "", *tagged]))
