@@ -32,7 +32,7 @@ Do not edit: `make generate` writes it. KFP reads types at run time: no postpone
 {imports}
 from kfp import dsl
 
-from tuft_components.kfp_faces import steps_image
+from tuft_components.kfp_faces import step_container, steps_image
 
 
 @dsl.container_component
@@ -40,11 +40,7 @@ def {name}(
 {container_signature}
 ) -> dsl.ContainerSpec:
     """{summary}"""
-    return dsl.ContainerSpec(
-        image=steps_image(),
-        command=["tuft-step", "{path}"],
-        args=["--executor-input", dsl.PIPELINE_TASK_EXECUTOR_INPUT_PLACEHOLDER],
-    )
+    return step_container("{path}")
 
 
 @dsl.component(base_image=steps_image(), install_kfp_package=False)

@@ -34,6 +34,17 @@ def steps_image() -> str:
     return os.environ.get("TUFT_STEPS_IMAGE") or f"tuft-pipelines/steps:{tag}"
 
 
+def step_container(step: str) -> Any:
+    """How KFP runs a step, by name or path, as a container: what `dsl.container_component` wants."""
+    from kfp import dsl
+
+    return dsl.ContainerSpec(
+        image=steps_image(),
+        command=["tuft-step", step],
+        args=["--executor-input", dsl.PIPELINE_TASK_EXECUTOR_INPUT_PLACEHOLDER],
+    )
+
+
 def local_path(uri: str) -> str:
     """Where KFP puts the artifact of that URI."""
     for scheme, root in _LOCAL_ROOTS.items():

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from kfp import dsl
 
-from tuft_components.kfp_faces import steps_image
+from tuft_components.kfp_faces import step_container, steps_image
 
 
 @dsl.container_component
@@ -36,11 +36,7 @@ def evaluate(
     timeout_s: float = 600.0,
 ) -> dsl.ContainerSpec:
     """The mean reward of a policy on tasks that it was not trained on."""
-    return dsl.ContainerSpec(
-        image=steps_image(),
-        command=["tuft-step", "evaluate"],
-        args=["--executor-input", dsl.PIPELINE_TASK_EXECUTOR_INPUT_PLACEHOLDER],
-    )
+    return step_container("evaluate")
 
 
 @dsl.component(base_image=steps_image(), install_kfp_package=False)

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from kfp import dsl
 
-from tuft_components.kfp_faces import steps_image
+from tuft_components.kfp_faces import step_container, steps_image
 
 
 @dsl.container_component
@@ -32,11 +32,7 @@ def feedback(
     replay_below: float = 1.0,
 ) -> dsl.ContainerSpec:
     """Judge trajectories and turn them into a batch to train on."""
-    return dsl.ContainerSpec(
-        image=steps_image(),
-        command=["tuft-step", "feedback"],
-        args=["--executor-input", dsl.PIPELINE_TASK_EXECUTOR_INPUT_PLACEHOLDER],
-    )
+    return step_container("feedback")
 
 
 @dsl.component(base_image=steps_image(), install_kfp_package=False)

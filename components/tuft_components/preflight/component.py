@@ -7,7 +7,7 @@ Do not edit: `make generate` writes it. KFP reads types at run time: no postpone
 
 from kfp import dsl
 
-from tuft_components.kfp_faces import steps_image
+from tuft_components.kfp_faces import step_container, steps_image
 
 
 @dsl.container_component
@@ -24,11 +24,7 @@ def preflight(
     wait_s: float = 30.0,
 ) -> dsl.ContainerSpec:
     """Say at once what would stop a pipeline later: service, models, storage, environment."""
-    return dsl.ContainerSpec(
-        image=steps_image(),
-        command=["tuft-step", "preflight"],
-        args=["--executor-input", dsl.PIPELINE_TASK_EXECUTOR_INPUT_PLACEHOLDER],
-    )
+    return step_container("preflight")
 
 
 @dsl.component(base_image=steps_image(), install_kfp_package=False)

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from kfp import dsl
 
-from tuft_components.kfp_faces import steps_image
+from tuft_components.kfp_faces import step_container, steps_image
 
 
 @dsl.container_component
@@ -39,11 +39,7 @@ def promote(
     timeout_s: float = 600.0,
 ) -> dsl.ContainerSpec:
     """Publish the adapter of a policy as a version of a model, if it passes a gate."""
-    return dsl.ContainerSpec(
-        image=steps_image(),
-        command=["tuft-step", "promote"],
-        args=["--executor-input", dsl.PIPELINE_TASK_EXECUTOR_INPUT_PLACEHOLDER],
-    )
+    return step_container("promote")
 
 
 @dsl.component(base_image=steps_image(), install_kfp_package=False)

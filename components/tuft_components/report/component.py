@@ -7,7 +7,7 @@ Do not edit: `make generate` writes it. KFP reads types at run time: no postpone
 
 from kfp import dsl
 
-from tuft_components.kfp_faces import steps_image
+from tuft_components.kfp_faces import step_container, steps_image
 
 
 @dsl.container_component
@@ -20,11 +20,7 @@ def report(
     longest_text: int = 4000,
 ) -> dsl.ContainerSpec:
     """The reward curve and sample transcripts of a pipeline run, as one HTML page."""
-    return dsl.ContainerSpec(
-        image=steps_image(),
-        command=["tuft-step", "report"],
-        args=["--executor-input", dsl.PIPELINE_TASK_EXECUTOR_INPUT_PLACEHOLDER],
-    )
+    return step_container("report")
 
 
 @dsl.component(base_image=steps_image(), install_kfp_package=False)

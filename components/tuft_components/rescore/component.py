@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from kfp import dsl
 
-from tuft_components.kfp_faces import steps_image
+from tuft_components.kfp_faces import step_container, steps_image
 
 
 @dsl.container_component
@@ -31,11 +31,7 @@ def rescore(
     work_uri: str = "",
 ) -> dsl.ContainerSpec:
     """Judge stored trajectories by another reward, without sampling again."""
-    return dsl.ContainerSpec(
-        image=steps_image(),
-        command=["tuft-step", "rescore"],
-        args=["--executor-input", dsl.PIPELINE_TASK_EXECUTOR_INPUT_PLACEHOLDER],
-    )
+    return step_container("rescore")
 
 
 @dsl.component(base_image=steps_image(), install_kfp_package=False)

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from kfp import dsl
 
-from tuft_components.kfp_faces import steps_image
+from tuft_components.kfp_faces import step_container, steps_image
 
 
 @dsl.container_component
@@ -46,11 +46,7 @@ def rollout(
     timeout_s: float = 600.0,
 ) -> dsl.ContainerSpec:
     """Let a policy act in an environment and record every transition."""
-    return dsl.ContainerSpec(
-        image=steps_image(),
-        command=["tuft-step", "rollout"],
-        args=["--executor-input", dsl.PIPELINE_TASK_EXECUTOR_INPUT_PLACEHOLDER],
-    )
+    return step_container("rollout")
 
 
 @dsl.component(base_image=steps_image(), install_kfp_package=False)

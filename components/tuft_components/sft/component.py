@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from kfp import dsl
 
-from tuft_components.kfp_faces import steps_image
+from tuft_components.kfp_faces import step_container, steps_image
 
 
 @dsl.container_component
@@ -50,11 +50,7 @@ def sft(
     timeout_s: float = 3600.0,
 ) -> dsl.ContainerSpec:
     """Supervised fine-tuning of a training run on a dataset, each step exactly once."""
-    return dsl.ContainerSpec(
-        image=steps_image(),
-        command=["tuft-step", "sft"],
-        args=["--executor-input", dsl.PIPELINE_TASK_EXECUTOR_INPUT_PLACEHOLDER],
-    )
+    return step_container("sft")
 
 
 @dsl.component(base_image=steps_image(), install_kfp_package=False)

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from kfp import dsl
 
-from tuft_components.kfp_faces import steps_image
+from tuft_components.kfp_faces import step_container, steps_image
 
 
 @dsl.container_component
@@ -28,11 +28,7 @@ def start_run(
     timeout_s: float = 600.0,
 ) -> dsl.ContainerSpec:
     """Start a training run on a base model and publish its policy before any update."""
-    return dsl.ContainerSpec(
-        image=steps_image(),
-        command=["tuft-step", "start_run"],
-        args=["--executor-input", dsl.PIPELINE_TASK_EXECUTOR_INPUT_PLACEHOLDER],
-    )
+    return step_container("start_run")
 
 
 @dsl.component(base_image=steps_image(), install_kfp_package=False)

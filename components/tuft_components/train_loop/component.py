@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from kfp import dsl
 
-from tuft_components.kfp_faces import steps_image
+from tuft_components.kfp_faces import step_container, steps_image
 
 
 @dsl.container_component
@@ -70,11 +70,7 @@ def train_loop(
     policy_ttl_seconds: int = 0,
 ) -> dsl.ContainerSpec:
     """Many iterations of rollout, feedback and update in one process."""
-    return dsl.ContainerSpec(
-        image=steps_image(),
-        command=["tuft-step", "train_loop"],
-        args=["--executor-input", dsl.PIPELINE_TASK_EXECUTOR_INPUT_PLACEHOLDER],
-    )
+    return step_container("train_loop")
 
 
 @dsl.component(base_image=steps_image(), install_kfp_package=False)

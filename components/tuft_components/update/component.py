@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from kfp import dsl
 
-from tuft_components.kfp_faces import steps_image
+from tuft_components.kfp_faces import step_container, steps_image
 
 
 @dsl.container_component
@@ -36,11 +36,7 @@ def update(
     timeout_s: float = 3600.0,
 ) -> dsl.ContainerSpec:
     """One optimizer step of a training run on a batch, exactly once."""
-    return dsl.ContainerSpec(
-        image=steps_image(),
-        command=["tuft-step", "update"],
-        args=["--executor-input", dsl.PIPELINE_TASK_EXECUTOR_INPUT_PLACEHOLDER],
-    )
+    return step_container("update")
 
 
 @dsl.component(base_image=steps_image(), install_kfp_package=False)
