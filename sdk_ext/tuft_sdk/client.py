@@ -102,12 +102,14 @@ class TuftClient:
             return tinker.ServiceClient(base_url=self.base_url, api_key=self._api_key)
 
     def wait_until_ready(self) -> None:
-        """Return when the service has loaded its models.
+        """Return when the service takes requests for each of its models.
+
+        Workers need not be there: what is asked for waits, and wakes those that were scaled to zero.
 
         Raises:
-            Transient: it had not within the deadline.
+            Transient: it did not within the deadline.
         """
-        self.extension.request("GET", "healthz")
+        self.extension.request("GET", "readyz")
 
     def version(self) -> ServiceVersion:
         """Which service this is.

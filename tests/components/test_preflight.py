@@ -44,7 +44,7 @@ def _says_all(text: str) -> None:
     for what in (
         "1. environment: environment no_such_package:Env: can't import no_such_package",
         "2. reward: no reward 'bleu'; there are: env, exact_match",
-        "3. service: GET http://127.0.0.1:9/api/v1/healthz: no connection",
+        "3. service: GET http://127.0.0.1:9/api/v1/readyz: no connection",
         "4. work_uri: can't read 'gs://bucket/x/preflight/",
         "-> correct TINKER_BASE_URL, or start the service",
     ):

@@ -22,7 +22,7 @@ from tuft_components.errors import ExitCode
 
 KEY = "tml-local-dev-key"
 KILLED = -9
-LOOK = ["GET healthz", "GET tuft/steps"]
+LOOK = ["GET readyz", "GET tuft/steps"]
 """All that the retry of a finished update asks."""
 _OPTIONAL = frozenset({"POST telemetry"})
 """Sent by the Tinker SDK when it has time."""

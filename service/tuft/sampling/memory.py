@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import psutil
 import torch
 
+from tuft.modeling.free_memory import free_bytes
 from tuft.modeling.loading import PreTrainedModel
 
 _SHARE_OF_FREE = {"cpu": 0.25, "cuda": 0.8}
@@ -13,14 +13,14 @@ _SHARE_OF_FREE = {"cpu": 0.25, "cuda": 0.8}
 def cells_that_fit(model: PreTrainedModel) -> int:
     """Positions for which there is room beside what is in memory now.
 
-    A quarter of the machine's free memory, which others need too; most of a GPU's, which is
+    A quarter of the free memory of the machine or the pod, which others need too; most of a GPU's, which is
     the sampler's own.
     """
     device: torch.device = model.device
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
     else:
-        free = psutil.virtual_memory().available
+        free = free_bytes()
     share = _SHARE_OF_FREE.get(device.type, _SHARE_OF_FREE["cpu"])
     return max(1, int(free * share) // bytes_per_cell(model))
 

@@ -9,12 +9,12 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import psutil
 import torch
 
 from tuft.config import ModelConfig, ServiceConfig
 from tuft.contracts.records import ModelInfo
 from tuft.errors import ConfigError
+from tuft.modeling.free_memory import free_bytes
 from tuft.modeling.loading import PreTrainedModel, describe_model
 from tuft.sampling.detokenizer import load_detokenizer
 from tuft.sampling.vllm_engine import VllmEngine
@@ -156,4 +156,4 @@ def _kv_cache_bytes(gigabytes: float | None, device: str) -> int | None:
         return int(gigabytes * _GIB)
     if device == "cuda":
         return None
-    return int(psutil.virtual_memory().available * _SHARE_OF_FREE)
+    return int(free_bytes() * _SHARE_OF_FREE)

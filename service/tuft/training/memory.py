@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import psutil
 import torch
+
+from tuft.modeling.free_memory import free_bytes
 
 # Of what is free once the base model is loaded: the sampler and others need some, too.
 _SHARE_OF_FREE = {"cpu": 0.25, "cuda": 0.7}
@@ -14,7 +15,7 @@ def activation_bytes(configured_gb: float | None, device: torch.device, ranks: i
 
     Args:
         configured_gb: trainer.activation_memory_gb, in GB (1e9 bytes); None: a quarter of the
-            machine's free memory, shared by its `ranks`, or 70 % of a GPU's.
+            free memory of the machine, or of the pod, shared by its `ranks`, or 70 % of a GPU's.
         device: the rank's.
         ranks: of the group, taken to be all on this machine where there is no GPU.
     """
@@ -22,4 +23,4 @@ def activation_bytes(configured_gb: float | None, device: torch.device, ranks: i
         return int(configured_gb * 1e9)
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0] * _SHARE_OF_FREE["cuda"])
-    return int(psutil.virtual_memory().available * _SHARE_OF_FREE["cpu"]) // ranks
+    return int(free_bytes() * _SHARE_OF_FREE["cpu"]) // ranks

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import tempfile
 import time
 import zipfile
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +17,7 @@ import pytest
 
 from tests.service.api.checkpoints import write_checkpoint
 from tests.service.api.harness import MODEL, Api, config_of, ok, refused, serving
+from tests.waiting import wait_until
 from tuft import __version__
 
 
@@ -181,6 +185,33 @@ def test_a_tokenizer_that_changed(with_tokenizer: Api) -> None:
 def test_a_model_without_tokenizer_or_not_served(api: Api) -> None:
     refused(api.get(f"tuft/models/{MODEL}/tokenizer"), 404)
     assert MODEL in refused(api.get("tuft/models/other/tokenizer"))
+
+
+def test_a_download_leaves_nothing_behind(
+    api: Api, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where the client goes away in the middle of it: the disk is not filled by such."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    run_id = api.run()
+    write_checkpoint(api, run_id, "sampler_weights", "large", content=bytes(64 << 20))
+    place = f"/api/v1/tuft/checkpoints/{run_id}/sampler_weights/large/files/"
+    url = f"{place}adapter_model.safetensors"
+    with api.http.stream("GET", url) as answer:
+        assert int(answer.headers["content-length"]) == 64 << 20
+        next(answer.iter_raw(1000))
+        assert _open_files(tmp_path), "it is being read"
+    # Gone by now is the client.
+    wait_until(lambda: not _open_files(tmp_path), 10, "the file is closed")
+    assert list(tmp_path.iterdir()) == []
+
+
+def _open_files(folder: Path) -> list[str]:
+    """What this process, in which the api is, has open there; a removed file counts."""
+    found = []
+    for descriptor in Path("/proc/self/fd").iterdir():
+        with suppress(OSError):
+            found.append(os.readlink(descriptor))
+    return [name for name in found if name.startswith(str(folder))]
 
 
 def test_a_checkpoint_is_looked_at_and_its_files_are_read(api: Api) -> None:

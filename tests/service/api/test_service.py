@@ -56,6 +56,20 @@ def test_alive_without_store_workers_or_key(tmp_path: Path) -> None:
             assert ok(api.http.get(url, headers={"X-API-Key": ""})) == {"status": "ok"}
 
 
+def test_requests_are_taken_while_no_worker_is_there(valkey_url: str, tmp_path: Path) -> None:
+    """Clients wait for this, and not for workers, which their requests bring back."""
+    with serving(config_of(tmp_path), valkey_url, loaded=False) as api:
+        anybody = {"X-API-Key": ""}
+        answer = api.http.get("/api/v1/readyz", headers=anybody)
+        assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
+        assert MODEL in answer.json()["detail"]
+        api.store.workers.set_model_info(INFO)
+        assert ok(api.http.get("/api/v1/readyz", headers=anybody)) == {"status": "ok"}
+        assert api.http.get("/healthz").status_code == 503
+        run_id = api.run()
+        assert api.store.runs.status(run_id).next_seq_id == 1
+
+
 def test_capabilities(api: Api) -> None:
     assert ok(api.get("get_server_capabilities")) == {
         "supported_models": [

@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from fastapi import APIRouter
-from fastapi.responses import FileResponse
-from starlette.background import BackgroundTask
+from fastapi.responses import Response, StreamingResponse
+from starlette.types import Receive, Scope, Send
 
 from tuft.api.deps import Authenticated, Caller, Injected
 from tuft.api.services import Services
@@ -17,6 +17,7 @@ from tuft.contracts.records import CheckpointManifest
 from tuft.errors import NotFound, Unavailable
 
 router = APIRouter(prefix="/tuft/checkpoints/{run_id}/{kind}/{name}")
+_PIECE = 1 << 20
 
 
 @router.get("")
@@ -42,7 +43,7 @@ def look_at(
 @router.get("/files/{file}")
 def file_of(
     services: Injected, caller: Authenticated, run_id: str, kind: str, name: str, file: str
-) -> FileResponse:
+) -> Response:
     """A file as it lies in the object store; its size and sha256 are in the manifest.
 
     It goes through this machine's disk: an adapter may have gigabytes.
@@ -56,15 +57,30 @@ def file_of(
     try:
         prefix = services.checkpoints.prefix_of(run_id, manifest.kind, name)
         services.checkpoints.fetch(prefix, manifest, file, path)
-    except BaseException:
-        # Whatever it was, also an interruption: a part of a file is of no use.
+        content = path.open("rb")
+    finally:
+        # Without a name it goes with whoever reads it, also where the client or this process ends.
         path.unlink(missing_ok=True)
-        raise
-    return FileResponse(
-        path,
-        media_type="application/octet-stream",
-        background=BackgroundTask(path.unlink, missing_ok=True),
-    )
+    return _Download(content)
+
+
+class _Download(StreamingResponse):
+    """An open file's content; it is closed at the end, whatever that is."""
+
+    def __init__(self, content: BinaryIO) -> None:
+        size = os.fstat(content.fileno()).st_size
+        super().__init__(
+            iter(lambda: content.read(_PIECE), b""),
+            media_type="application/octet-stream",
+            headers={"Content-Length": str(size)},
+        )
+        self._content = content
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self._content.close()
 
 
 def _manifest(services: Services, caller: Caller, path: str) -> CheckpointManifest:

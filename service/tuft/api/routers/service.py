@@ -54,6 +54,21 @@ def healthz(services: Injected) -> JSONResponse:
     )
 
 
+@health.get("/readyz")
+def readyz(services: Injected) -> JSONResponse:
+    """200 once requests for every model are taken, whether a worker is there or not; needs no key.
+
+    For clients that wait before they begin: what they ask for is journalled, and brings workers
+    back where there are none.
+    """
+    names = [model.model_name for model in services.config.supported_models]
+    unknown = [name for name in names if services.store.workers.model_info(name) is None]
+    if not unknown:
+        return JSONResponse({"status": "ok"})
+    detail = f"not loaded for the first time: {', '.join(unknown)}"
+    return JSONResponse({"status": "loading", "detail": detail}, 503, {"Retry-After": "1"})
+
+
 @router.get("/auth/apikey/me")
 async def own_key(caller: Authenticated) -> dict[str, Any]:
     """For `tinker auth login`. Keys have no ids here: they stand in the configuration."""
