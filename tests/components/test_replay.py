@@ -163,10 +163,10 @@ def _chosen(work: Path, ratio: float = 0.5, form: str = "fresh", **changes: Any)
     return choose(_replay(work, ratio, form), episode_set(**{"groups": 8, **changes}))
 
 
-def test_the_last_groups_play_failed_tasks(tmp_path: Path) -> None:
+def test_groups_at_equal_distances_play_failed_tasks(tmp_path: Path) -> None:
     write_records(str(tmp_path), 0, [record(index=n) for n in range(20)])
     chosen = _chosen(tmp_path, 0.3)
-    assert list(chosen.again) == [6, 7]
+    assert list(chosen.again) == [2, 6]
     assert chosen.store == 20
     assert all(one.task.index < 20 and not one.hint for one in chosen.again.values())
     assert list(_chosen(tmp_path, 1.0).again) == list(range(8))
@@ -178,7 +178,7 @@ def test_the_last_groups_play_failed_tasks(tmp_path: Path) -> None:
 def test_a_store_with_less_gives_what_it_has(tmp_path: Path) -> None:
     assert _chosen(tmp_path).again == {}
     write_records(str(tmp_path), 0, [record(index=3)])
-    assert _chosen(tmp_path).again == {7: Again(Task("train", 0, 3), "fresh")}
+    assert _chosen(tmp_path).again == {4: Again(Task("train", 0, 3), "fresh")}
 
 
 def test_only_tasks_of_the_same_environment_and_split(tmp_path: Path) -> None:
@@ -319,14 +319,15 @@ def test_what_failed_and_what_was_replayed_is_remembered(tmp_path: Path) -> None
         *_group(9, [0, 0], iteration=1),
     ]
     trajectories = group_transitions("here", transitions)
-    rewards = np.asarray([one.transitions[0].env_reward for one in trajectories])
+    rewards = np.asarray([one.transitions[0].env_reward for one in trajectories], dtype=np.float64)
+    rewards[rewards == 1] -= 1e-8  # as a sum of float32 may be
     metrics = remember(str(tmp_path), 2, trajectories, rewards, below=1.0)
     assert metrics == {
         "tasks_failed": 2,
         "replayed": 1,
         "replayed_solved": 1,
         "mean_reward_new": pytest.approx(3.25 / 6),
-        "mean_reward_replayed": 1,
+        "mean_reward_replayed": pytest.approx(1),
     }
     found = read_records(str(tmp_path), 0, 9)
     assert [(one.index, one.failed, one.replay, one.attempt) for one in found] == [

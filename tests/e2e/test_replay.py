@@ -49,7 +49,7 @@ def test_a_loop_replays_what_failed_before_its_policy(
         firsts = {one.key[1]: one.transitions[0] for one in episodes}
         again = {group: t.task for group, t in firsts.items() if "replay" in t.task}
         known = max(0, iteration - 1)  # as max_staleness says
-        assert set(again) == ({2, 3} if known else set())
+        assert set(again) == ({1, 3} if known else set())
         assert all(task["index"] < known * 4 for task in again.values())
         assert {firsts[g].prompt_text.split("\n")[0] for g in again} <= {
             "An earlier attempt at this task failed:"

@@ -45,7 +45,8 @@ class Chosen:
 
 
 def choose(replay: Replay, episodes: EpisodeSet) -> Chosen:
-    """The last groups play failed tasks, so that these are spread over shards.
+    """Groups at equal distances play failed tasks: where a budget ends a rollout, as many of these
+    are left out as of others.
 
     What is known are the iterations whose updates the policy has: their feedback has been given
     for sure, also where rollouts run ahead of updates.
@@ -65,8 +66,8 @@ def choose(replay: Replay, episodes: EpisodeSet) -> Chosen:
     # Of 8 groups a ratio of 0.3 is 2, and one of 0.29 is 2 as well: never more than asked for.
     count = int(replay.ratio * episodes.groups + 1e-9)
     drawn = store.draw(count, episodes.seed)
-    begin = episodes.groups - len(drawn)
-    again = {begin + place: _again(entry, replay.form) for place, entry in enumerate(drawn)}
+    apart = episodes.groups / max(1, len(drawn))
+    again = {int((n + 0.5) * apart): _again(one, replay.form) for n, one in enumerate(drawn)}
     return Chosen(again, len(store.entries))
 
 

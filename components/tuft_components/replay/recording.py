@@ -17,6 +17,9 @@ from tuft_components.replay.store import FAILED
 from tuft_components.steps import Metrics
 from tuft_components.trajectories import Trajectory
 
+_ROUNDING = 1e-6
+"""Rewards of turns are stored as float32: 0.7 + 0.2 + 0.1 is a little less than 1 there."""
+
 
 @dataclass(frozen=True)
 class _Group:
@@ -27,7 +30,7 @@ class _Group:
 
     def record(self, below: float) -> TaskRecord:
         first = self.episodes[0].transitions[0]
-        failed = self.rewards < below
+        failed = self.rewards < below - _ROUNDING
         worst = self.episodes[int(np.argmin(self.rewards))]
         return TaskRecord(
             iteration=first.iteration,
