@@ -67,7 +67,7 @@ def voyager(
     kinds = _kinds(task, known, progress, next_count)
     if not 1 <= at_once <= 64 or not 1 <= speed <= 20 or step_timeout_s <= 0:
         raise ValueError("at_once is 1 to 64, speed 1 to 20, and step_timeout_s more than 0")
-    address = _address(server)
+    address = server_address(server)
     check()
     bot = BotSettings(version, 1.0 if address else speed, local=address is None)
     found = _finder(skills)
@@ -93,7 +93,10 @@ def _kinds(
     return [known[task]]
 
 
-def _address(server: str) -> tuple[str, int] | None:
+def server_address(server: str) -> tuple[str, int] | None:
+    """Raises:
+    ValueError: it is not HOST:PORT.
+    """
     if not server:
         return None
     host, _, port = server.rpartition(":")

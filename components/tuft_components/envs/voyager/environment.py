@@ -160,7 +160,7 @@ class VoyagerEnvironment:
 
     def _first(self, begun: Begun) -> str:
         kind = begun.kind
-        near = ", ".join(sorted({name for *_, name in begun.blocks} | {"dirt"}))
+        near = ", ".join(sorted({name for *_, name in begun.blocks})) or "nothing"
         lines = [f"Task: {kind.say}.", f"You have: {_listed(kind.have)}. Near: {near}."]
         if self._playing.code:
             lines.insert(0, _GUIDE)

@@ -1,4 +1,5 @@
-"""Bots that play at the same time: they share one game server."""
+"""Bots that play at the same time. With macro actions they share one game server; where they run
+a model's code each has its own, since that could flood it."""
 
 from __future__ import annotations
 
@@ -28,41 +29,60 @@ class VoyagerFamily:
         self.stop: Sequence[str] = () if playing.code else ("\n",)
         self._server = server
         self._folder: Path | None = None
-        self._game: Game | None = None
+        self._shared: Game | None = None
         self._starting = asyncio.Lock()
         self._numbers = itertools.count(1)
 
     async def open(self) -> Environment:
-        return VoyagerEnvironment(self._playing, self._world)
+        return VoyagerEnvironment(self._playing, self.world)
 
     async def close(self) -> None:
-        if self._game is not None:
-            await self._game.stop()
-            self._game = None
+        if self._shared is not None:
+            await self._shared.stop()
+            self._shared = None
         if self._folder is not None:
             shutil.rmtree(self._folder, ignore_errors=True)
             self._folder = None
 
-    async def _world(self) -> World:
+    async def world(self) -> World:
+        """A new one, for one bot."""
         if self._server is not None:
             host, port = self._server
             number = next(self._numbers)
             others = OthersWorld(host, port, self._below(f"bot{number}"))
             await others.open()
             return others
+        if self._playing.code:
+            return await self._own_world(await self._started(), alone=True)
         async with self._starting:
-            game = await self._running()
-        return OwnWorld(game, await game.open_plot())
+            game = await self._shared_game()
+        return await self._own_world(game, alone=False)
 
-    async def _running(self) -> Game:
-        if self._game is None or not self._game.alive:
-            if self._game is not None:
-                await self._game.stop()
-            folder = self._below(f"game{next(self._numbers)}")
-            folder.mkdir(mode=0o755)
-            self._game = Game(folder)
-            await self._game.start(self._playing.bot.version)
-        return self._game
+    async def _own_world(self, game: Game, *, alone: bool) -> World:
+        try:
+            return OwnWorld(game, await game.open_plot(), alone=alone)
+        except BaseException:
+            if alone:
+                await game.stop()
+            raise
+
+    async def _shared_game(self) -> Game:
+        if self._shared is None or not self._shared.alive:
+            if self._shared is not None:
+                await self._shared.stop()
+            self._shared = await self._started()
+        return self._shared
+
+    async def _started(self) -> Game:
+        folder = self._below(f"game{next(self._numbers)}")
+        folder.mkdir(mode=0o755)
+        game = Game(folder)
+        try:
+            await game.start(self._playing.bot.version)
+        except BaseException:  # it took longer than the caller waits, say
+            await game.stop()
+            raise
+        return game
 
     def _below(self, name: str) -> Path:
         """The path of a socket has at most 107 bytes: TMPDIR may be too deep for that."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -29,10 +29,11 @@ class World(Protocol):
 
 
 class OwnWorld:
-    """A plot. The server puts the world back, and is the referee."""
+    """A plot. The server puts the world back, and is the referee. `alone`: it is for this bot
+    only, and ends with the world."""
 
-    def __init__(self, game: Game, plot: int) -> None:
-        self._game, self._plot = game, plot
+    def __init__(self, game: Game, plot: int, *, alone: bool) -> None:
+        self._game, self._plot, self._alone = game, plot, alone
         self.folder = game.place(plot)
 
     @property
@@ -51,7 +52,9 @@ class OwnWorld:
         return await self._game.look(self._plot)
 
     async def close(self) -> None:
-        if self._game.alive:
+        if self._alone:
+            await self._game.stop()
+        elif self._game.alive:
             await self._game.close_plot(self._plot)
 
 
@@ -116,13 +119,25 @@ class OthersWorld:
         assert task is not None
         self._relays.add(task)
         try:
-            there, back = await asyncio.open_connection(self._host, self._port)
-            await asyncio.gather(_copy(reader, back), _copy(there, writer))
-        except OSError:
-            pass  # either end went away; the bot is told by its own end
+            await relay(reader, writer, asyncio.open_connection(self._host, self._port))
         finally:
-            writer.close()
             self._relays.discard(task)
+
+
+Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
+
+
+async def relay(
+    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, connecting: Awaitable[Streams]
+) -> None:
+    """Both ways, until both are at their end."""
+    try:
+        there, back = await connecting
+        await asyncio.gather(_copy(reader, back), _copy(there, writer))
+    except OSError:
+        pass  # either end went away; the other is told by its own end
+    finally:
+        writer.close()
 
 
 async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -26,6 +26,7 @@ class Bot {
     this.noted = []
     this.records = new Set()
     this.asked = new Map()
+    this.gone = null // why, where the bot is not in the game any more
     this.bot = mineflayer.createBot({
       username: config.username,
       version: config.version,
@@ -54,14 +55,20 @@ class Bot {
     moves.canDig = true
     moves.allowParkour = false
     bot.pathfinder.setMovements(moves)
+    // In one piece: the pathfinder may stop for ever where it walks on a way that is not all found.
+    // It counts game time, and our world is small.
+    if (this.config.local) bot.pathfinder.tickTimeout = 20000
     bot.save = name => this.note('onSave', name)
     bot.on('error', error => this.note('onError', error))
-    this.over = new Promise((_, reject) => bot.once('end', why => reject(new Error(`the server is away: ${why}`))))
-    this.over.catch(() => {})
+    this.over = new Promise(resolve => bot.once('end', why => {
+      this.gone = `the bot left the game: ${why}`
+      resolve()
+    }))
     bot.on('messagestr', text => this.note('onChat', text))
     if (this.config.local) this.useReferee()
-    // Our own server has sent all of its small world before it lets a bot spawn.
-    if (!this.config.local) await bot.waitForChunksToLoad()
+    // Our own server has sent all of its small world by now. Others may send less than was asked
+    // for, so that waiting for all of it could last for ever.
+    while (bot.blockAt(bot.entity.position) === null) await bot.waitForTicks(1)
     this.pause(true)
   }
 
@@ -125,7 +132,8 @@ class Bot {
       this.bot.pathfinder.setGoal(null)
       this.bot.clearControlStates()
     }
-    if (this.config.local) await this.ask()
+    if (this.config.local && !this.gone) await Promise.race([this.ask(), this.over])
+    if (this.gone) throw new Error(this.gone)
   }
 
   // `before`: lines of ours in front of the code that a line number is counted from.

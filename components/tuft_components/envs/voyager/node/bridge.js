@@ -13,7 +13,7 @@ let bot = null
 let paused = true
 
 async function start (options) {
-  if (bot === null || options.reset === 'hard') {
+  if (bot === null || bot.gone || options.reset === 'hard') {
     await stop()
     bot = await Bot.join(config)
   }

@@ -25,7 +25,7 @@ async function open ({ plot, socket }) {
     host: socket,
     version,
     'online-mode': false,
-    'max-players': 2,
+    'max-players': 1,
     'view-distance': 1,
     'everybody-op': false,
     'player-list-text': { header: { text: '' }, footer: { text: '' } },

@@ -18,6 +18,13 @@ class Plot {
     serv.getSpawnPoint = async () => new Vec3(...(this.kept?.position ?? this.task.position))
     // Emitted when all of flying-squid's own plugins have seen the player: ours is the last word.
     serv.on('newPlayer', player => this.join(player))
+    // Another would begin with the task's items too.
+    const clients = new Set()
+    serv._server.on('connection', client => {
+      clients.add(client)
+      client.on('end', () => clients.delete(client))
+      if (clients.size > 1) client.socket.destroy()
+    })
   }
 
   forget () {

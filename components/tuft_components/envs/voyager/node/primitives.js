@@ -4,7 +4,8 @@
 const { Vec3 } = require('vec3')
 const { goals: { GoalGetToBlock, GoalNear, GoalPlaceBlock } } = require('mineflayer-pathfinder')
 
-const SEARCH = { across: 32, up: 16, down: 16 }
+const SEARCH = { across: 32, height: 16 }
+const OWN_SEARCH = { across: 16, height: 8 } // all of our own server's world
 const REACH = 4.5
 const SIDES = [[0, 1, 0], [1, 0, 0], [-1, 0, 0], [0, 0, 1], [0, 0, -1], [0, -1, 0]].map(side => new Vec3(...side))
 
@@ -31,7 +32,9 @@ const toolNames = (bot, tools) => Object.keys(tools).map(id => bot.registry.item
 function nearest (bot, id) {
   const here = bot.entity.position
   const { minStateId, maxStateId } = bot.registry.blocks[id]
-  const [first, last] = [here.floored().offset(-SEARCH.across, -SEARCH.down, -SEARCH.across), here.floored().offset(SEARCH.across, SEARCH.up, SEARCH.across)]
+  const { across, height } = bot.smelt ? OWN_SEARCH : SEARCH
+  const first = here.floored().offset(-across, -height, -across)
+  const last = here.floored().offset(across, height, across)
   const at = new Vec3(0, 0, 0)
   let [place, least] = [null, Infinity]
   for (at.x = first.x; at.x <= last.x; at.x++) {
@@ -50,7 +53,28 @@ function nearest (bot, id) {
 async function reach (bot, position) {
   const eyes = bot.entity.position.offset(0, 1.6, 0)
   if (eyes.distanceTo(position.offset(0.5, 0.5, 0.5)) <= REACH) return
-  await bot.pathfinder.goto(new GoalNear(position.x, position.y, position.z, 3))
+  await walk(bot, new GoalNear(position.x, position.y, position.z, 3))
+}
+
+// The pathfinder may stand still for ever: then it is asked again.
+async function walk (bot, goal) {
+  for (let tries = 0; tries < 3; tries++) {
+    const going = bot.pathfinder.goto(goal).then(() => true)
+    going.catch(() => {})
+    if (await Promise.race([going, stands(bot)])) return
+    bot.pathfinder.setGoal(null)
+  }
+  throw new Error('no way there was found')
+}
+
+// Ends, with false, where the bot did not move for three seconds.
+async function stands (bot) {
+  for (let still = 0, last = null; still < 6; still++) {
+    if (last !== null && bot.entity.position.distanceTo(last) > 0.1) still = 0
+    last = bot.entity.position.clone()
+    await bot.waitForTicks(10)
+  }
+  return false
 }
 
 // Where what is mined falls to the ground.
@@ -63,9 +87,9 @@ async function pickUp (bot, position) {
 async function craftItem (bot, name, count = 1) {
   const item = bot.registry.itemsByName[name]
   if (!item) throw new Error(`there is no item ${name}`)
-  const table = nearest(bot, bot.registry.blocksByName.crafting_table.id)
   const wantsTable = bot.recipesAll(item.id, null, false).length === 0
-  if (wantsTable && table) await reach(bot, table.position)
+  const table = wantsTable ? nearest(bot, bot.registry.blocksByName.crafting_table.id) : null
+  if (table) await reach(bot, table.position)
   if (bot.smelt) return bot.craft({ result: { id: item.id } }, count) // our server says what is missing
   const recipe = bot.recipesFor(item.id, null, 1, table)[0]
   if (!recipe) throw new Error(`to craft ${name} you need other items, or a crafting table nearby`)
@@ -77,7 +101,7 @@ async function placeItem (bot, name, position = null) {
   if (!item) throw new Error(`you have no ${name} to place`)
   const at = position ? new Vec3(position.x, position.y, position.z).floored() : freePlace(bot)
   if (bot.entity.position.offset(0, 1.6, 0).distanceTo(at.offset(0.5, 0.5, 0.5)) > REACH || at.equals(bot.entity.position.floored())) {
-    await bot.pathfinder.goto(new GoalPlaceBlock(at, bot.world, {}))
+    await walk(bot, new GoalPlaceBlock(at, bot.world, {}))
   }
   const side = SIDES.find(each => bot.blockAt(at.minus(each))?.boundingBox === 'block')
   if (!side) throw new Error(`no block at ${at} to place ${name} against`)
@@ -106,7 +130,7 @@ async function smeltItem (bot, itemName, fuelName, count = 1) {
   if (furnace) await reach(bot, furnace.position)
   if (bot.smelt) return bot.smelt(itemName, count)
   if (!furnace) throw new Error(`to smelt ${itemName} you need a furnace nearby`)
-  await bot.pathfinder.goto(new GoalGetToBlock(furnace.position.x, furnace.position.y, furnace.position.z))
+  await walk(bot, new GoalGetToBlock(furnace.position.x, furnace.position.y, furnace.position.z))
   const opened = await bot.openFurnace(furnace)
   await opened.putFuel(bot.registry.itemsByName[fuelName].id, null, count)
   await opened.putInput(bot.registry.itemsByName[itemName].id, null, count)
@@ -120,7 +144,7 @@ async function exploreUntil (bot, direction, maxTime = 60, callback = () => fals
     const found = callback()
     if (found) return found
     const { x, y, z } = bot.entity.position.plus(direction.scaled(8))
-    await bot.pathfinder.goto(new GoalNear(x, y, z, 2)).catch(() => {})
+    await walk(bot, new GoalNear(x, y, z, 2)).catch(() => {})
     await bot.waitForTicks(20)
   }
   return null
