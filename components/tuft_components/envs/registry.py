@@ -106,8 +106,7 @@ ENVIRONMENTS: dict[str, Registered] = {
         "an environment that was written for tinker-cookbook, by its import path",
         argument="module:builder",
         modules=("tinker_cookbook",),
-        install="pip install --no-deps tinker-cookbook chz termcolor blobfile tml-renderers "
-        "(docs/environments/cookbook.md says why)",
+        install="pip install --no-deps tinker-cookbook chz (docs/environments/cookbook.md says why)",
     ),
     "code": Registered(
         "tuft_components.envs.code:Code",
