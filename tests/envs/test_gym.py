@@ -186,7 +186,7 @@ def test_what_can_not_be_made_is_told(name: str, args: dict[str, Any], says: str
 def test_large_observations_want_a_codec() -> None:
     with pytest.raises(ValueError, match="more than 256: give a `codec`"):
         TextCodec(spaces.Box(0, 255, (210, 160, 3), np.uint8), spaces.Discrete(2))
-    with pytest.raises(TypeError, match="no obvious text .*: give a `codec`"):
+    with pytest.raises(TypeError, match=r"no obvious text .*: give a `codec`"):
         TextCodec(spaces.Discrete(2), spaces.Dict({"x": spaces.Discrete(2)}))
 
 

@@ -31,8 +31,7 @@ SUM_JSON = '{"name": "calculate", "arguments": {"expression": "1+2"}}'
         (f"Look.\n<tool_call>{PEN_JSON}</tool_call>\n<tool_call>{SUM_JSON}", "Look.", [PEN, SUM]),
         (f"<tool_call>[{PEN_JSON}, {SUM_JSON}]</tool_call>", "", [PEN, SUM]),
         (
-            "<tool_call>\n<function=price>\n<parameter=item>\npen\n</parameter>\n</function>\n"
-            "</tool_call>",
+            "<tool_call><function=price>\n<parameter=item>\npen\n</parameter></function></tool_call>",
             "",
             [PEN],
         ),
