@@ -2,7 +2,8 @@
 
 S3 is spoken through the MinIO client, with the usual variables: AWS_ENDPOINT_URL (or
 MINIO_ENDPOINT), AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (or MINIO_ACCESS_KEY and
-MINIO_SECRET_KEY), AWS_REGION.
+MINIO_SECRET_KEY), AWS_REGION. Without keys, a pod's identity (AWS_WEB_IDENTITY_TOKEN_FILE and
+AWS_ROLE_ARN, as EKS sets them) is exchanged for some.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
@@ -19,9 +21,16 @@ from tuft_components.errors import BadConfiguration, BadData, TransientFailure
 
 if TYPE_CHECKING:
     from minio import Minio
+    from minio.credentials.providers import IamAwsProvider
 
 _DENIED = frozenset({"AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch"})
 _ABSENT = frozenset({"NoSuchKey", "NoSuchBucket", "NoSuchObject"})
+# What a cloud puts into a pod that has an identity: EKS (IRSA, pod identities), ECS.
+_IDENTITIES = (
+    "AWS_WEB_IDENTITY_TOKEN_FILE",
+    "AWS_CONTAINER_CREDENTIALS_FULL_URI",
+    "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI",
+)
 
 
 @contextmanager
@@ -166,13 +175,27 @@ def _s3() -> Minio:
             "for example http://minio:9000"
         )
     scheme, _, host = endpoint.rpartition("://")
+    access_key = env.get("AWS_ACCESS_KEY_ID") or env.get("MINIO_ACCESS_KEY")
+    # A pod with an identity of its cloud has no keys: they are fetched.
+    identity = (
+        None if access_key else next((env[name] for name in _IDENTITIES if env.get(name)), None)
+    )
     return Minio(
         host.rstrip("/"),
-        access_key=env.get("AWS_ACCESS_KEY_ID") or env.get("MINIO_ACCESS_KEY"),
+        access_key=access_key,
         secret_key=env.get("AWS_SECRET_ACCESS_KEY") or env.get("MINIO_SECRET_KEY"),
+        credentials=None if identity is None else _keys_of(identity),
         region=env.get("AWS_REGION") or "us-east-1",
         secure=scheme != "http",
     )
+
+
+@cache
+def _keys_of(identity: str) -> IamAwsProvider:  # noqa: ARG001 (it is what the cache goes by)
+    """One for all clients: it fetches keys once, and anew before they expire."""
+    from minio.credentials.providers import IamAwsProvider
+
+    return IamAwsProvider(custom_endpoint=os.environ.get("AWS_ENDPOINT_URL_STS"))
 
 
 @contextmanager

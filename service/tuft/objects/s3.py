@@ -21,6 +21,7 @@ from minio.credentials.providers import (
     ChainedProvider,
     EnvAWSProvider,
     EnvMinioProvider,
+    IamAwsProvider,
     Provider,
     StaticProvider,
 )
@@ -38,6 +39,12 @@ from tuft.objects.s3_http import connections
 from tuft.objects.s3_upload import PART_BYTES, upload_in_parts
 
 _UPLOADS_AT_ONCE = 1000
+# What a cloud puts into a pod that has an identity: EKS (IRSA, pod identities), ECS.
+_IDENTITIES = (
+    "AWS_WEB_IDENTITY_TOKEN_FILE",
+    "AWS_CONTAINER_CREDENTIALS_FULL_URI",
+    "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI",
+)
 _Uploads = list[tuple[str, str]]
 
 
@@ -238,9 +245,15 @@ def _credentials(config: ObjectStoreConfig) -> Provider:
     try:
         provider.retrieve()
     except ValueError as error:
+        if any(os.environ.get(name) for name in _IDENTITIES):
+            # Keys are fetched with the first request, and anew before they expire.
+            return IamAwsProvider(
+                custom_endpoint=os.environ.get("AWS_ENDPOINT_URL_STS"), http_client=connections()
+            )
         raise ConfigError(
             "object_store.kind s3 needs credentials: set access_key and secret_key, or the "
             "environment variables AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY "
-            "(or MINIO_ACCESS_KEY and MINIO_SECRET_KEY)"
+            "(or MINIO_ACCESS_KEY and MINIO_SECRET_KEY), or give the pod an identity "
+            "(AWS_WEB_IDENTITY_TOKEN_FILE and AWS_ROLE_ARN)"
         ) from error
     return provider
