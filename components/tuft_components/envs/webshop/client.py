@@ -8,6 +8,7 @@ Tasks are the server's sessions: session n is its goal n. The server does not te
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from random import Random
 from typing import Any
 
@@ -23,6 +24,7 @@ from tuft_components.envs.webshop.environment import (
 from tuft_components.errors import BadData
 
 _LONGEST_ACTION = 1000
+_MOST_SESSIONS = 100_000
 _TOLD = 300  # characters of an answer that an error shows
 
 
@@ -44,15 +46,15 @@ class AgentGymShop:
         """
         if not url.startswith(("http://", "https://")):
             raise ValueError(f"{url!r} is no URL of a server; give webshop:http://host:port")
-        if sessions < 2:
-            raise ValueError(f"sessions is {sessions}; it must be 2 or more")
+        if not 2 <= sessions <= _MOST_SESSIONS:
+            raise ValueError(f"sessions is {sessions}; it must be 2 to {_MOST_SESSIONS}")
         self._url, self._sessions, self._introduction = url.rstrip("/"), sessions, introduction
         self._client = httpx.AsyncClient(timeout=timeout_s, trust_env=False)
         self._env_idx: int | None = None
         self._info: Mapping[str, Any] = {}
 
     async def reset(self, task: Task) -> Turn:
-        session = self._session(task)
+        session = _session(task, self._sessions)
         if self._env_idx is None:
             self._env_idx = _checked(await self._call("POST", "create", {}), int, "create")
         answer = await self._call(
@@ -86,15 +88,6 @@ class AgentGymShop:
         finally:
             await self._client.aclose()
 
-    def _session(self, task: Task) -> int:
-        if task.split not in SPLITS:
-            raise ValueError(f"no split {task.split!r}; there are: {', '.join(SPLITS)}")
-        held_out = max(1, self._sessions // 5)
-        evaluates = task.split == "eval"
-        numbers = list(range(held_out) if evaluates else range(held_out, self._sessions))
-        Random(f"webshop/{task.seed}").shuffle(numbers)
-        return numbers[task.index % len(numbers)]
-
     async def _buttons(self) -> Sequence[str]:
         """Empty on the search page."""
         answer = await self._call("GET", "available_actions", {"env_idx": self._env_idx})
@@ -127,6 +120,21 @@ class AgentGymShop:
             return answer.json()
         except ValueError as error:
             raise BadData(f"{where} answers no JSON: {answer.text[:_TOLD]!r}") from error
+
+
+def _session(task: Task, sessions: int) -> int:
+    if task.split not in SPLITS:
+        raise ValueError(f"no split {task.split!r}; there are: {', '.join(SPLITS)}")
+    ordered = _ordered(sessions, task.split, task.seed)
+    return ordered[task.index % len(ordered)]
+
+
+@lru_cache(maxsize=16)
+def _ordered(sessions: int, split: str, seed: int) -> Sequence[int]:
+    held_out = max(1, sessions // 5)
+    numbers = list(range(held_out) if split == "eval" else range(held_out, sessions))
+    Random(f"webshop/{seed}").shuffle(numbers)
+    return numbers
 
 
 def _clicks(buttons: Sequence[str]) -> list[str]:
