@@ -68,11 +68,11 @@ def voyager(
     if not 1 <= at_once <= 64 or not 1 <= speed <= 20 or step_timeout_s <= 0:
         raise ValueError("at_once is 1 to 64, speed 1 to 20, and step_timeout_s more than 0")
     address = server_address(server)
-    check()
     bot = BotSettings(version, 1.0 if address else speed, local=address is None)
     found = _finder(skills)
 
     def make() -> VoyagerFamily:
+        check()
         code, ask = mode == "code", _ASK.get(mode, "")
         playing = Playing(kinds, code, ask, shaped, step_timeout_s, bot, found)
         return VoyagerFamily(playing, at_once, address)
