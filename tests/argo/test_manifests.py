@@ -264,6 +264,14 @@ def test_a_pipeline_keeps_the_rules(name: str) -> None:
             assert "workflow." not in entry["valueFrom"].get("expression", "")
 
 
+@pytest.mark.parametrize("name", PIPELINES)
+def test_each_update_saves_under_a_name_of_its_own(name: str) -> None:
+    """A name that is taken ends the step: a workflow that goes on with a run must not meet its own."""
+    for value in re.findall(r"- name: checkpoint_name\n +value: (.+)", text_of(FILES[name])):
+        # `segment` is train_loop's, which adds the iteration.
+        assert "iteration" in value or value == "segment" or "checkpoint_every" in value
+
+
 def test_the_checks_find_what_is_wrong() -> None:
     """Without them the tests above say nothing."""
     broken = copy.deepcopy(list(FILES.values()))

@@ -31,6 +31,8 @@ _OWN_KNOBS = {
     "work_root": WORK_ROOT,
 }
 _BATCH = f"{WORK}/batches/{argument('iteration')}.parquet"
+# Of its own for each of the run's updates: a second one must not find its name taken.
+_SAVED = f"rescored-{argument('iteration')}"
 _UPDATES = computed("asInt(workflow.parameters.iteration) + 1")
 
 
@@ -45,7 +47,7 @@ def rescore_and_update(profile: Profile) -> dict[str, Any]:
     update = knobs.step(
         "update",
         "update",
-        {"batch": _BATCH, "checkpoint_name": "final", "work_uri": WORK},
+        {"batch": _BATCH, "checkpoint_name": _SAVED, "work_uri": WORK},
     )
     after = evaluation("after", knobs, result("update", "policy"), _UPDATES)
     checked = preflight(knobs, "env", "env_args", "reward", "reward_args")
