@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from tuft_components.conversation import Conversation
 from tuft_components.envs.base import Environment, Observation, Task, Turn
 from tuft_components.envs.instances import Instances
+from tuft_components.envs.tool_calls import with_calls_in_tags
 from tuft_components.episodes import EpisodeSet, Policy, Sample
 from tuft_components.errors import BadConfiguration, BadData, StepError
 from tuft_components.progress import Progress
@@ -148,7 +149,7 @@ class Play:
     async def _step(self, instance: Environment, sample: Sample) -> Turn:
         """What the environment says, its reward as a number, and its info as JSON values."""
         with self._failing("step"):
-            turn = await self._setting.instances.bounded(instance.step(self._text(sample.tokens)))
+            turn = await self._setting.instances.bounded(instance.step(self._action(sample)))
             reward = float(turn.reward)
             if not isfinite(reward):
                 raise BadData(f"environment {self._set.env} gave the reward {reward}: not finite")
@@ -207,6 +208,13 @@ class Play:
             raise
         except StepError as error:
             raise EpisodeFailed(error) from error
+
+    def _action(self, sample: Sample) -> str:
+        """What the environment gets: text, with tool calls in the form that it can read."""
+        setting = self._setting
+        if not setting.tools:
+            return self._text(sample.tokens)
+        return with_calls_in_tags(setting.tokenizer, self._prompt, sample.tokens, setting.tools)
 
     def _text(self, tokens: Sequence[int]) -> str:
         return str(self._setting.tokenizer.decode(list(tokens), skip_special_tokens=True))

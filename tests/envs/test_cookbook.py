@@ -18,12 +18,13 @@ from tinker_cookbook.rl.message_env import EnvFromMessageEnv, MessageEnv, Messag
 from tinker_cookbook.rl.problem_env import ProblemEnv, ProblemGroupBuilder
 from tinker_cookbook.rl.types import Env, EnvGroupBuilder, RLDataset, StepResult
 
-from tests.envs.walks import play, won
+from tests.envs.walks import messages_of, play, won
 from tests.helpers.tiny_model import build_tokenizer
 from tuft_components.envs import make_environment
 from tuft_components.envs.base import Task, Turn
 from tuft_components.errors import BadConfiguration, BadData
 
+TOKENIZER = build_tokenizer()
 HERE = "cookbook:tests.envs.test_cookbook"
 
 
@@ -65,7 +66,7 @@ class Renderer:
     """What the cookbook's renderers have, for the tiny tokenizer."""
 
     def __init__(self) -> None:
-        self.tokenizer = build_tokenizer()
+        self.tokenizer = TOKENIZER
 
     def get_stop_sequences(self) -> list[int]:
         return [0]
@@ -133,7 +134,7 @@ class Sum(ProblemEnv):  # type: ignore[misc]
 
 def problems() -> ProblemGroupBuilder:
     return ProblemGroupBuilder(
-        env_thunk=lambda: Sum(get_renderer("role_colon", build_tokenizer())), num_envs=2
+        env_thunk=lambda: Sum(get_renderer("role_colon", TOKENIZER)), num_envs=2
     )
 
 
@@ -147,7 +148,7 @@ class Rows(RLDataset):  # type: ignore[misc]
 
 def counting(turn: Turn) -> str:
     """Right play: the user says where to begin, then one less each time."""
-    first = str(turn.observation[0]["content"])  # type: ignore[index,call-overload]
+    first = messages_of(turn)[0]["content"]
     counting.next = int(first[-1]) if "count" in first else counting.next - 1  # type: ignore[attr-defined]
     return str(counting.next)  # type: ignore[attr-defined]
 

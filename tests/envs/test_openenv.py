@@ -17,7 +17,7 @@ from websockets.asyncio.client import connect
 from websockets.asyncio.server import serve
 from websockets.exceptions import ConnectionClosed
 
-from tests.envs.walks import play
+from tests.envs.walks import messages_of, play
 from tuft_components.envs import make_environment
 from tuft_components.envs.base import Environment, EnvironmentFamily, Task, Turn
 from tuft_components.envs.openenv.server import EnvironmentServer
@@ -65,9 +65,9 @@ async def test_messages_tools_and_choices_go_through() -> None:
         assert [tool["function"]["name"] for tool in family.tools] == ["price", "calculate"]
         environment = await family.open()
         first = await environment.reset(TASK)
-        assert [message["role"] for message in first.observation] == ["system", "user"]  # type: ignore[index]
+        assert [message["role"] for message in messages_of(first)] == ["system", "user"]
         turn = await environment.step('{"name": "price", "arguments": {"item": "moon"}}')
-        assert turn.observation[0]["role"] == "tool"  # type: ignore[index]
+        assert messages_of(turn)[0]["role"] == "tool"
         assert "there is no 'moon'" in turn.error
         await environment.close()
     async with serving("grid") as (_, address):

@@ -12,7 +12,7 @@ import pytest
 
 pytest.importorskip("reasoning_gym", reason="reasoning-gym is not installed: make install-envs")
 
-from tests.envs.walks import play, walk, walk_elsewhere, won
+from tests.envs.walks import messages_of, play, walk, walk_elsewhere, won
 from tuft_components.envs import make_environment
 from tuft_components.envs.base import Task, Turn
 from tuft_components.envs.reasoning import HASH_DEPENDENT, answer_in
@@ -42,6 +42,7 @@ async def test_a_scorer_that_raises_is_told() -> None:
     await environment.close()
 
 
+@pytest.mark.slow
 def test_the_same_in_another_process_and_another_for_another_task() -> None:
     name = "reasoning_gym:leg_counting"
     here = walk(name, {}, Task("eval", 3, 5), ["7"])
@@ -61,7 +62,8 @@ async def test_how_it_is_asked() -> None:
     await environment.close()
     chat = make_environment("reasoning_gym:leg_counting", {"mode": "chat"})
     environment = await chat.open()
-    (message,) = (await environment.reset(Task("train", 0, 0))).observation
+    first = await environment.reset(Task("train", 0, 0))
+    (message,) = messages_of(first)
     assert message == {"role": "user", "content": text[3:-3]}
     assert chat.stop == ()
     await environment.close()

@@ -52,13 +52,8 @@ async def test_only_what_is_new_is_told() -> None:
 async def test_nonsense_ends_and_wins_nothing() -> None:
     environment = await make_environment("textarena:GuessTheNumber-v0", {}).open()
     for index in range(5):
-        # The second error ends the game. For the first guess alone it would pay for nearness.
-        turns = await play(
-            environment,
-            Task("train", 0, index),
-            lambda turn: "[10]" if turn.reward is None else "x",
-        )
-        assert [turn.done for turn in turns] == [False, False, True]
+        turns = await play(environment, Task("train", 0, index), lambda _: "x")
+        assert [turn.done for turn in turns] == [False, False, True]  # one error is allowed
         assert "[number]" in turns[1].error
         assert sum(turn.reward for turn in turns) <= 0
     await environment.close()
@@ -133,6 +128,7 @@ async def test_the_second_seat_sees_the_first_move() -> None:
     await environment.close()
 
 
+@pytest.mark.slow
 def test_the_same_in_another_process_and_another_for_another_task() -> None:
     name, args = "textarena:TicTacToe-v0", {"mode": "choose", "seat": 1}
     here = walk(name, args, Task("train", 0, 2), ["1"] * 3)

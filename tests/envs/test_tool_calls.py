@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
 
-from tests.envs.walks import play, walk, walk_elsewhere, won
+from tests.envs.walks import messages_of, play, walk, walk_elsewhere, won
 from tests.helpers.tiny_model import build_tokenizer
 from tuft_components.envs import make_environment
 from tuft_components.envs.base import Task, Turn
 from tuft_components.envs.shopping_list import ShoppingList, calculated
 from tuft_components.envs.tool_calls import Said, ToolCall, parse_tool_calls, with_calls_in_tags
 from tuft_components.envs.with_tools import schema_of
+from tuft_components.episodes import EpisodeSet, Limits, Sample
 from tuft_components.errors import BadConfiguration
+from tuft_components.playing import play as run_episodes
 
 TOOLS = ShoppingList().tools
 PEN = ToolCall("price", {"item": "pen"})
@@ -114,15 +117,14 @@ class Shopper:
 
     def __call__(self, turn: Turn) -> str:
         self.step += 1
-        *_, last = turn.observation
-        assert isinstance(last, dict)
+        last = messages_of(turn)[-1]
         if self.step == 1:
             found = re.findall(r"(\d+) x (\w+)", last["content"])
             self.counts = {item: int(count) for count, item in found}
             return "".join(_tagged("price", item=item) for item in self.counts)
         if self.step == 2:
-            assert all(each["role"] == "tool" for each in turn.observation)  # type: ignore[index]
-            prices = [each["content"] for each in turn.observation]  # type: ignore[index]
+            assert all(each["role"] == "tool" for each in messages_of(turn))
+            prices = [each["content"] for each in messages_of(turn)]
             products = zip(prices, self.counts.values(), strict=True)
             return _tagged("calculate", expression=" + ".join(f"{a} * {b}" for a, b in products))
         return f"Together {last['content']}."
@@ -150,8 +152,7 @@ async def test_a_wrong_call_changes_nothing() -> None:
         turn = await environment.step(wrong)
         assert turn.error
         assert not turn.done
-        (message,) = turn.observation
-        assert isinstance(message, dict)
+        (message,) = messages_of(turn)
         assert message["role"] == "tool"
         assert "error" in json.loads(message["content"])
     assert (await environment.step(str(first.info["reference"]))).reward == 1
@@ -224,3 +225,32 @@ def test_marks_that_are_special_tokens_stay() -> None:
     text = with_calls_in_tags(tokenizer, [], tokens, TOOLS)
     assert text.startswith("[TOOL_CALLS]")
     assert parse_tool_calls(text, TOOLS).calls == [PEN]
+
+
+class _Caller:
+    """A policy that asks for a price, in Mistral's words, and then answers."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        self.tokenizer = tokenizer
+        self.prompts: list[str] = []
+
+    async def sample(
+        self, prompt: Sequence[int], count: int, *, seed: int, stop: Sequence[str]
+    ) -> list[Sample]:
+        self.prompts.append(self.tokenizer.decode(list(prompt)))
+        call = '[TOOL_CALLS]price[ARGS]{"item": "pen"}<|end|>'
+        tokens = self.tokenizer.encode("12<|end|>" if "<|start|>tool" in self.prompts[-1] else call)
+        return [Sample(tokens, [0.0] * len(tokens), "stop")] * count
+
+
+async def test_a_rollout_calls_tools_in_the_models_own_format() -> None:
+    tokenizer = build_tokenizer()
+    tokenizer.add_special_tokens({"additional_special_tokens": ["[TOOL_CALLS]", "[ARGS]"]})
+    policy = _Caller(tokenizer)
+    wanted = EpisodeSet(
+        env="shopping_list", split="train", seed=0, first_index=0, groups=1, group_size=1,
+        iteration=0, policy_name="p", limits=Limits(),
+    )  # fmt: skip
+    outcome = await run_episodes(policy, make_environment("shopping_list", {}), tokenizer, wanted)
+    assert [(t.error, t.end) for t in outcome.transitions] == [("", ""), ("", "done")]
+    assert re.search(r"<\|start\|>tool\n\d+<\|end\|>", policy.prompts[1])

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from tuft_components.envs import make_environment
-from tuft_components.envs.base import Environment, EnvironmentFamily, Task, Turn
+from tuft_components.envs.base import Environment, EnvironmentFamily, Message, Task, Turn
 
 Player = Callable[[Turn], str]
 Walk = list[list[Any]]
@@ -23,6 +23,11 @@ async def play(environment: Environment, task: Task, player: Player, most: int =
     while not turns[-1].done and len(turns) <= most:
         turns.append(await environment.step(player(turns[-1])))
     return turns
+
+
+def messages_of(turn: Turn) -> Sequence[Message]:
+    assert not isinstance(turn.observation, str)
+    return turn.observation
 
 
 async def won(family: EnvironmentFamily, player: Player, task: Task | None = None) -> float:
