@@ -23,6 +23,7 @@ SECRETS = {
     "tuft-object-store": {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"},
     "tuft-hugging-face": {"token"},
     "tuft-tls": {"tls.crt", "tls.key"},
+    "tuft-sandbox": {"token"},
 }
 CLUSTER_WIDE = ("Namespace", "StorageClass")
 

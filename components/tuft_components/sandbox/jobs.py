@@ -4,11 +4,19 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
 
 Limit = Literal["", "cpu", "wall", "memory", "disk", "files", "processes", "open_files", "output"]
 
 FileName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}$")]
+
+
+def _writable(text: object) -> object:
+    return text.encode(errors="replace").decode() if isinstance(text, str) else text
+
+
+Text = Annotated[str, BeforeValidator(_writable)]
+"""Half a pair of surrogates, which a model's text may have, fits no file and no request."""
 
 
 class _Model(BaseModel):
@@ -38,9 +46,9 @@ class Limits(_Model):
 class Job(_Model):
     """A Python program: `code` is `main.py` in a folder of its own, beside `files`."""
 
-    code: str = Field(max_length=1_000_000)
-    stdin: str = Field(default="", max_length=4_000_000)
-    files: dict[FileName, str] = Field(default={}, max_length=16)
+    code: Text = Field(max_length=1_000_000)
+    stdin: Text = Field(default="", max_length=4_000_000)
+    files: dict[FileName, Text] = Field(default={}, max_length=16)
     limits: Limits = Limits()
 
 

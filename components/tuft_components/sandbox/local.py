@@ -152,7 +152,7 @@ def _start(job: Job, tell: int, wait: int) -> subprocess.Popen[bytes]:
     with ExitStack() as stack:
 
         def sealed(content: str | bytes) -> int:
-            text = content.encode(errors="replace") if isinstance(content, str) else content
+            text = content.encode() if isinstance(content, str) else content
             descriptor = _sealed(text)
             stack.callback(os.close, descriptor)
             return descriptor

@@ -27,6 +27,13 @@ class RemoteSandbox:
     """Asks again while the runner is full or away: what it does leaves nothing behind."""
 
     def __init__(self, url: str, token: str, *, patience_s: float = _PATIENCE_S) -> None:
+        """Raises:
+        BadConfiguration: there is no token, or no address.
+        """
+        if not url.startswith(("http://", "https://")):
+            raise BadConfiguration(f"TUFT_SANDBOX_URL is {url!r}: it must begin with http://")
+        if not token:
+            raise BadConfiguration("set TUFT_SANDBOX_TOKEN: the sandbox runner's token")
         self._url = url.rstrip("/")
         self._token = token
         self._patience_s = patience_s

@@ -82,6 +82,11 @@ def machines() -> list[str]:
     return list(_ARCHITECTURES)
 
 
+def denied() -> list[str]:
+    """Names of the system calls that are refused whatever they are given."""
+    return list(_DENIED)
+
+
 def program(machine: str | None = None) -> bytes:
     """The filter as the kernel takes it, for `bwrap --seccomp`.
 

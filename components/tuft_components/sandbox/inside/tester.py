@@ -20,6 +20,9 @@ from typing import Any, NoReturn
 
 from plain import LONGEST, decode, encode  # type: ignore[import-not-found]  # beside it
 
+_START_S = 2.0
+"""Python's own start, on a machine that has much to do."""
+
 
 class Failed(Exception):
     """What the code did instead of answering."""
@@ -43,7 +46,9 @@ class Worker:
             raise Failed(self.broken)
         if self._process is None:
             try:
+                self.deadline += _START_S
                 self._start()
+                self.deadline = time.monotonic() + seconds
             except Exception as error:
                 self.broken = described(error)  # it would be again, each time
                 raise
