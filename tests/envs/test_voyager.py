@@ -176,6 +176,23 @@ def test_the_filter_is_made_of_whole_instructions(machine: str) -> None:
 
 
 @needs_game
+async def test_a_machine_without_namespaces_is_told_so(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    refusing = tmp_path / "bwrap"
+    refusing.write_text(
+        "#!/bin/sh\necho 'bwrap: setting up uid map: Permission denied' >&2\nexit 1\n"
+    )
+    refusing.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    async with playing("planks") as (_, environment):
+        with pytest.raises(
+            BadConfiguration, match="can't make one here: bwrap: setting up uid map"
+        ):
+            await environment.reset(TRAIN)
+
+
+@needs_game
 async def test_a_task_is_played_by_choosing() -> None:
     family = make_environment("voyager:planks", {"mode": "choose"})
     environment = await family.open()

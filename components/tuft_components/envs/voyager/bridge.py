@@ -12,8 +12,7 @@ from typing import Any
 import httpx
 
 from tuft_components.envs.voyager.game import listening
-from tuft_components.envs.voyager.sandboxed import Sandboxed, start
-from tuft_components.errors import TransientFailure
+from tuft_components.envs.voyager.sandboxed import Sandboxed, failed, start
 
 _SOCKET = "bridge.sock"
 _JOIN_S = 60.0
@@ -82,13 +81,13 @@ class Bridge:
         """Join, or begin anew.
 
         Raises:
-            TransientFailure: the bot could not join.
+            BadConfiguration: there can be no sandbox here. TransientFailure: the bot could not join.
         """
         try:
             return await self._events("/start", options, _JOIN_S)
         except BridgeFailed as error:
-            said = self._process.tail()
-            raise TransientFailure(f"the bot could not join the game: {error} {said}") from error
+            said = f"{error} {self._process.tail()}"
+            raise failed("the bot could not join the game", said) from error
 
     async def step(self, code: str, programs: str, timeout_s: float) -> Sequence[Event]:
         """Run the code.

@@ -24,7 +24,8 @@ _LONGEST_CODE = 20_000
 _LONGEST_TOLD = 600
 _GO_ON = {"keep": True}
 """For a bot that joins again in the middle of an episode."""
-_SAVED = ("onChat", "onError")
+_NAMES = {"onError": "Error", "onChat": "Chat"}
+"""Events that a model is told of, and under which name."""
 
 
 @dataclass(frozen=True)
@@ -185,13 +186,10 @@ class VoyagerEnvironment:
         return info
 
 
-_NAMES = {"onError": "Error", "onChat": "Chat"}
-
-
 def _told(events: Sequence[Event], error: str) -> list[tuple[str, str]]:
     """What a model should read of the events, and not more than it can."""
     told = [
-        (name, str(values[name])) for name, values in events if name in _SAVED and name in values
+        (name, str(values[name])) for name, values in events if name in _NAMES and name in values
     ]
     if error and not told:
         told = [("onError", error)]

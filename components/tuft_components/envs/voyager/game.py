@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tuft_components.envs.voyager.sandboxed import Sandboxed, start
+from tuft_components.envs.voyager.sandboxed import Sandboxed, failed, start
 from tuft_components.errors import TransientFailure
 
 _LONGEST_LINE = 1 << 20
@@ -58,7 +58,7 @@ class Game:
 
     async def start(self, version: str) -> None:
         """Raises:
-        TransientFailure: it did not come up.
+        BadConfiguration: there can be no sandbox here. TransientFailure: it did not come up.
         """
         ours, its = socket.socketpair()
         argument = json.dumps({"version": version, "fd": its.fileno()})
@@ -74,9 +74,8 @@ class Game:
         except TimeoutError:
             ready = b""
         if not ready:
-            said = self._process.tail()
             await self.stop()
-            raise TransientFailure(f"the game server did not start: {said}")
+            raise failed("the game server did not start", self._process.tail())
         self._listening = asyncio.ensure_future(self._listen(reader))
 
     async def open_plot(self) -> int:

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from tuft_components.envs.voyager.forks import machines, no_forks
 from tuft_components.envs.voyager.installing import INSTALL, NODE, modules
-from tuft_components.errors import BadConfiguration, TransientFailure
+from tuft_components.errors import BadConfiguration, StepError, TransientFailure
 
 _MB = 1 << 20
 _NOBODY = "65534"
@@ -42,6 +42,16 @@ def check() -> None:
                 f"missing. To install: {INSTALL}"
             )
     modules()
+
+
+def failed(what: str, said: str) -> StepError:
+    """Why a process did not come up; `said` are its last lines."""
+    if "bwrap:" in said:
+        return BadConfiguration(
+            f"voyager runs code in a sandbox only, and bubblewrap can't make one here: {said}. In a "
+            "container, its seccomp and AppArmor profiles must allow unshare and mount"
+        )
+    return TransientFailure(f"{what}: {said}")
 
 
 class Sandboxed:
