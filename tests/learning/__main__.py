@@ -15,6 +15,7 @@ from pathlib import Path
 
 import yaml
 
+from tests.learning.chance import chance_of
 from tests.learning.curves import CURVES
 from tests.learning.pictures import draw, row
 from tests.learning.runs import ARMS, Result, Run, execute, finished
@@ -55,10 +56,12 @@ def _tell(folder: Path, name: str) -> None:
     if not results:
         return
     DOCS.mkdir(parents=True, exist_ok=True)
-    data = {"curve": asdict(curve), "results": [asdict(result) for result in results]}
+    chance = chance_of(curve)
+    curve_data = {**asdict(curve), "chance": round(chance, 4)}
+    data = {"curve": curve_data, "results": [asdict(result) for result in results]}
     (DOCS / f"{name}.json").write_text(json.dumps(data, indent=1) + "\n")
-    draw(name, curve, results, DOCS / f"{name}.png")
-    _say(row(name, curve, results))
+    draw(name, curve, chance, results, DOCS / f"{name}.png")
+    _say(row(name, curve, chance, results))
 
 
 def _service_config(folder: Path) -> Path:

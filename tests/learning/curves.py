@@ -16,7 +16,7 @@ class Curve:
     Args:
         params: of the pipeline, beside `env` and `env_args`.
         segments: each of `iterations` iterations and an evaluation.
-        chance: mean reward of acting at random, computed; best: of the best play there is.
+        chance: mean reward of acting at random; None: it is measured. best: of the best play.
         reach: the held-out mean reward that learning should end at, or above.
         examples: texts for a supervised warm start, as a file of rows; None: no warm start.
         note: what a reader should know.
@@ -25,7 +25,7 @@ class Curve:
     env: str
     segments: int
     iterations: int
-    chance: float
+    chance: float | None
     best: float
     reach: float
     env_args: Mapping[str, Any] = field(default_factory=dict)
@@ -49,12 +49,63 @@ CURVES: Mapping[str, Curve] = {
     "number_guess": Curve(
         env="number_guess",
         segments=6,
-        iterations=8,
+        iterations=5,
         chance=_GUESSING["random"],
         best=_GUESSING["best"],
         reach=0.5,
-        params={"groups": 32, "group_size": 8, "max_tokens": 4, "learning_rate": 1e-4},
+        params={"groups": 16, "group_size": 8, "max_tokens": 4, "learning_rate": 2e-4},
         note="Playing anything that the answers leave open wins "
         f"{_GUESSING['consistent']:.2f}; the best play is to halve what is left.",
+    ),
+    "webshop": Curve(
+        env="webshop",
+        env_args={"mode": "choose", "shelf": "mixed", "products": 40, "values": 2},
+        segments=6,
+        iterations=5,
+        chance=None,
+        best=1.0,
+        reach=0.8,
+        params={
+            "groups": 16,
+            "group_size": 8,
+            "max_tokens": 2,
+            "max_turns": 8,
+            "learning_rate": 2e-4,
+        },
+        note="The generated catalogue, played by choosing; goals of other products evaluate.",
+    ),
+    "miniwob": Curve(
+        env="miniwob:click-button",
+        env_args={"mode": "choose", "reward": "binary"},
+        segments=6,
+        iterations=5,
+        chance=None,
+        best=1.0,
+        reach=0.8,
+        params={
+            "groups": 16,
+            "group_size": 8,
+            "max_tokens": 2,
+            "max_turns": 4,
+            "learning_rate": 2e-4,
+        },
+        note="In a real Chromium, by choosing.",
+    ),
+    "voyager": Curve(
+        env="voyager:planks",
+        env_args={"mode": "choose"},
+        segments=4,
+        iterations=5,
+        chance=None,
+        best=1.0,
+        reach=0.8,
+        params={
+            "groups": 8,
+            "group_size": 8,
+            "max_tokens": 2,
+            "max_turns": 6,
+            "learning_rate": 2e-4,
+        },
+        note="Macro actions by choosing, on our own Minecraft server.",
     ),
 }

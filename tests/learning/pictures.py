@@ -12,7 +12,7 @@ from tests.learning.runs import ARMS, Result
 _COLOURS = {"learning": "#1f6feb", "control": "#8b949e"}
 
 
-def draw(name: str, curve: Curve, results: Sequence[Result], file: Path) -> None:
+def draw(name: str, curve: Curve, chance: float, results: Sequence[Result], file: Path) -> None:
     """Held-out rewards of all seeds over the number of updates, as a PNG."""
     from matplotlib.figure import Figure
 
@@ -30,7 +30,7 @@ def draw(name: str, curve: Curve, results: Sequence[Result], file: Path) -> None
             color=_COLOURS[result.arm],
             label=label if first else None,
         )
-    axes.axhline(curve.chance, color="#d29922", linestyle=":", label="at random")
+    axes.axhline(chance, color="#d29922", linestyle=":", label="at random")
     axes.axhline(curve.best, color="#3fb950", linestyle=":", label="best play")
     axes.axhline(curve.reach, color="#f85149", linestyle="--", linewidth=0.8, label="to reach")
     axes.set(title=name, xlabel="updates", ylabel="mean held-out reward", ylim=(-0.05, 1.05))
@@ -38,9 +38,9 @@ def draw(name: str, curve: Curve, results: Sequence[Result], file: Path) -> None
     figure.savefig(file, dpi=110)
 
 
-def row(name: str, curve: Curve, results: Sequence[Result]) -> str:
+def row(name: str, curve: Curve, chance: float, results: Sequence[Result]) -> str:
     """A line of the table in docs/learning.md."""
-    cells = [f"`{name}`", f"{curve.chance:.2f}", f"{curve.best:.2f}", f"{curve.reach:.2f}"]
+    cells = [f"`{name}`", f"{chance:.2f}", f"{curve.best:.2f}", f"{curve.reach:.2f}"]
     for arm in ARMS:
         those = [result for result in results if result.arm == arm]
         ends = ", ".join(f"{each.held_out[-1][1]:.2f}" for each in those)
