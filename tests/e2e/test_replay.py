@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from tests.e2e.service import Service
+from tests.learning import replay as experiment
 from tuft_components.kept_episodes import read_episodes
 from tuft_components.replay.records import read_records
 from tuft_components.start_run.step import STEP as START_RUN
@@ -78,3 +79,24 @@ def test_a_loop_replays_what_failed_before_its_policy(
     )
     assert rolled.metrics["groups_kept"] == 4
     assert read_episodes([rolled.uri]) == episodes
+
+
+@pytest.mark.slow
+def test_the_experiment_runs_and_resumes(
+    started: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the tiny model, which learns nothing: what is run, and what is told of it."""
+    del started  # its service
+    for name, value in {"ITERATIONS": 2, "EVERY": 1, "EPISODES": 4, "RARE": 0.5}.items():
+        monkeypatch.setattr(experiment, name, value)
+    run = experiment.Run(tmp_path, "fresh", 1)
+    assert run.result() is None
+    run.execute()
+    result = run.result()
+    assert result is not None
+    assert [point.updates for point in result.points] == [0, 1, 2]
+    assert (result.replayed, result.points[-1].solved) == (2, 0)
+    assert 3 <= result.tail_groups <= 13
+    (tmp_path / "fresh-1" / "result.json").unlink()
+    run.execute()  # reads everything, and plays nothing
+    assert run.result() == result
