@@ -24,9 +24,9 @@ WRONG = {
     "no such block": ("await mineBlock(bot, 'gold', 1)", "there is no block gold"),
     "not there": ("await mineBlock(bot, 'diamond_ore', 1)", "no diamond_ore nearby"),
     "lacks": ("await craftItem(bot, 'stick', 1)", "to craft stick you need"),
-    "busy for ever": ("while (true) {}", "it ran longer than 3 s"),
-    "waits for ever": ("while (true) await bot.waitForTicks(1)", "it ran longer than 3 s"),
-    "never answers": ("await new Promise(() => {})", "it ran longer than 3 s"),
+    "busy for ever": ("while (true) {}", "it ran longer than 5 s"),
+    "waits for ever": ("while (true) await bot.waitForTicks(1)", "it ran longer than 5 s"),
+    "never answers": ("await new Promise(() => {})", "it ran longer than 5 s"),
     "ends": ("process.exit(0)", "it ended the process"),
     "kills": ("process.kill(process.pid, 'SIGKILL')", "it ended the process"),
     "heap": ("const a = []; while (true) a.push(new Array(1000).fill(0))", "your code was stopped"),
@@ -48,7 +48,9 @@ WRONG = {
 @pytest.mark.parametrize("case", WRONG)
 async def test_wrong_code_is_told_and_the_episode_goes_on(case: str) -> None:
     code, said = WRONG[case]
-    async with playing("planks", step_timeout_s=3) as (_, environment):
+    # Where it is not the time-out that is tested, a busy machine must not bring it about.
+    seconds = 5 if "longer" in said else 60
+    async with playing("planks", step_timeout_s=seconds) as (_, environment):
         await environment.reset(FIRST)
         turn = await environment.step(code)
         assert said in turn.error
@@ -83,7 +85,7 @@ async def test_code_can_not_get_out(case: str) -> None:
     code = "const use = name => process.mainModule.require(name);\n"
     code += f"let got; try {{ got = await (async () => {{{ESCAPES[case]}}})() }} "
     code += "catch (e) { throw new Error('REFUSED ' + e.message) }\nthrow new Error('GOT ' + got)"
-    async with playing("planks", step_timeout_s=5) as (_, environment):
+    async with playing("planks", step_timeout_s=60) as (_, environment):
         await environment.reset(FIRST)
         turn = await environment.step(code)
         assert "REFUSED" in turn.error, turn.error
@@ -125,7 +127,7 @@ CHEATS = {
 
 @pytest.mark.parametrize("case", CHEATS)
 async def test_the_referee_is_not_the_bot(case: str) -> None:
-    async with playing("planks", step_timeout_s=5) as (_, environment):
+    async with playing("planks", step_timeout_s=60) as (_, environment):
         await environment.reset(FIRST)
         turn = await environment.step(CHEATS[case] + ";\nawait bot.waitForTicks(10)")
         assert (turn.reward, turn.done) == (0, False)
@@ -144,7 +146,7 @@ async def test_what_code_left_behind_is_gone_in_the_next_episode() -> None:
 
 
 async def test_a_bot_that_was_stopped_keeps_what_it_had() -> None:
-    async with playing("planks", step_timeout_s=2) as (_, environment):
+    async with playing("planks", step_timeout_s=5) as (_, environment):
         await environment.reset(FIRST)
         turn = await environment.step(_TREE + "await mineBlock(bot, tree.name, 2); while (true) {}")
         assert turn.reward == 0.5
