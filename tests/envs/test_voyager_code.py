@@ -146,10 +146,12 @@ async def test_what_code_left_behind_is_gone_in_the_next_episode() -> None:
 
 
 async def test_a_bot_that_was_stopped_keeps_what_it_had() -> None:
-    async with playing("planks", step_timeout_s=5) as (_, environment):
+    async with playing("planks", step_timeout_s=10) as (_, environment):
         await environment.reset(FIRST)
-        turn = await environment.step(_TREE + "await mineBlock(bot, tree.name, 2); while (true) {}")
+        turn = await environment.step(_TREE + "await mineBlock(bot, tree.name, 2)")
         assert turn.reward == 0.5
+        turn = await environment.step("while (true) {}")
+        assert (turn.reward, turn.info["inventory"]) == (0, {"jungle_log": 2})
         turn = await environment.step("bot.chat(bot.inventory.items().map(i => i.count).join())")
         assert "<bot> 2" in str(turn.observation)
 
