@@ -42,7 +42,8 @@ _FLAGS = (
     "--disable-sync",
     "--disable-breakpad",
     "--disable-crash-reporter",
-    "--disable-features=Translate,MediaRouter,OptimizationHints,DialMediaRouteProvider",
+    # The last would be a process for each window.
+    "--disable-features=Translate,MediaRouter,OptimizationHints,PreloadTopChromeWebUI",
     "--disable-popup-blocking",
     "--metrics-recording-only",
     "--no-first-run",

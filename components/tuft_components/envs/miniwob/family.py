@@ -20,8 +20,18 @@ _SCRIPT = (Path(__file__).parent / "page.js").read_text(encoding="utf-8")
 _EPISODE_MS = 1_000_000_000
 _MODES = dict(zip(SPLITS, ("train", "test"), strict=True))
 _ASK = "Action:"
-# Pages in which something is left of the last episode, found by playing all (tests/envs).
-_FRESH = ("book-flight", "choose-date", "email-inbox-reply", "terminal", "use-autocomplete")
+# Pages in which something was left of the last episode, found by playing all of them.
+_FRESH = (
+    "book-flight",
+    "choose-date",
+    "email-inbox",
+    "scroll-text",
+    "simon-says",
+    "stock-market",
+    "terminal",
+    "use-autocomplete",
+    "use-colorwheel",
+)
 # A page is loaded anew after so many episodes, whatever it collects.
 _MOST_EPISODES = 500
 
