@@ -2,6 +2,7 @@
 #
 #   make install                     the environment, once (a second time does nothing)
 #   make install-vllm                vLLM as well, for `sampler.engine: vllm`; its CPU build where there is no GPU
+#   make install-envs                what the optional environments need: Debian's packages (as root or with sudo), Python's and npm's
 #   make demo                        train a real model with the demo pipeline; results in demo-output/
 #   make test | test-all             the tests | those marked slow as well
 #   make faults                      kill processes at every fault point and at random (2 to 3 hours; with FAULTS_ARGS=--fork about one)
@@ -30,7 +31,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 STAMP := .venv/.installed
 
 # `make help` shows these.
-.PHONY: install install-vllm demo test test-all faults generate check bench clean help preflight torch-hint
+.PHONY: install install-vllm install-envs demo test test-all faults generate check bench clean help preflight torch-hint
 install: $(STAMP)
 
 $(STAMP): pyproject.toml constraints.txt
@@ -54,6 +55,20 @@ install-vllm: $(STAMP)
 	$(BIN)/python -m tests.tools.vllm_requirements >.venv/vllm-requirements.txt && \
 	$(PIP) install -q -c constraints.txt -r .venv/vllm-requirements.txt; fi
 	@echo "vLLM is installed. Set sampler.engine: vllm in models.yaml; see docs/configuration.md"
+
+# Debian's packages first: npm is one of them. Programs that are there already are left as they are.
+install-envs: $(STAMP)
+	@missing=; for pair in chromium:chromium bwrap:bubblewrap node:nodejs npm:npm; do \
+	command -v $${pair%:*} >/dev/null || missing="$$missing $${pair#*:}"; done; \
+	if [ -n "$$missing" ]; then \
+	if ! command -v apt-get >/dev/null; then echo "No apt-get here. Install by other means, then run this again:$$missing"; exit 1; fi; \
+	if [ "$$(id -u)" = 0 ]; then as=; elif command -v sudo >/dev/null; then as=sudo; \
+	else echo "Neither root nor sudo. Have this run, then run this again: apt-get install$$missing"; exit 1; fi; \
+	echo "Installing Debian's$$missing"; \
+	$$as apt-get -qq update && $$as apt-get -qq install -y --no-install-recommends $$missing || exit 1; fi
+	@$(PIP) install -q -c constraints.txt -e '.[envs]'
+	@$(BIN)/python -m tuft_components.envs.voyager install
+	@echo "Installed. What there is: $(BIN)/tuft-env list"
 
 # What would fail late or unclearly is said here, at once.
 preflight:
