@@ -6,11 +6,16 @@ from pathlib import Path
 
 import pytest
 
+import tuft_sdk
 from tests.components.samples import transition
 from tests.e2e.service import Service
+from tests.learning.judge_server import judge_server
 from tuft_components.batches import read_batch
 from tuft_components.feedback.step import STEP
 from tuft_components.judges.evidence import read_judgements
+from tuft_components.promote.adapters import WEIGHTS
+from tuft_components.start_run.step import STEP as START_RUN
+from tuft_components.steps import load_step
 from tuft_components.trajectories import write_trajectories
 
 # The tiny model sees 256 tokens, of which each is little more than a letter.
@@ -52,3 +57,35 @@ def test_pairs_and_a_question_that_is_too_long(
     assert outputs.metrics["judge_without_verdict"] == 2
     (file,) = tmp_path.glob("judgements/*.parquet")
     assert all("tokens; 252 fit the judge" in row.error for row in read_judgements(str(file)))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("judge", "same"), [("yes", True), ("right-90", False)])
+@pytest.mark.usefixtures("trajectories")  # for the variables that name the service
+def test_a_judge_that_always_says_yes_changes_nothing(
+    tmp_path: Path, judge: str, same: bool
+) -> None:
+    """To the bit. The other judge finds differences, if only by its errors: no answer is right."""
+    run = START_RUN.execute({"lora_rank": 4, "seed": 1}, {}, {})
+    with judge_server() as endpoint:
+        trained = load_step("train_loop").execute(
+            {
+                "run_id": run.run_id,
+                "policy_before": run.policy,
+                "iterations": 2,
+                "groups": 4,
+                "group_size": 8,
+                "max_tokens": 2,
+                "reward": "judge",
+                "reward_args": {"endpoint": endpoint, "model": judge},
+            },
+            {},
+            {"history": str(tmp_path / "history.parquet")},
+        )
+    with tuft_sdk.connect() as client:
+        before, after = (
+            client.checkpoint(policy).files[WEIGHTS].sha256
+            for policy in (run.policy, trained.policy)
+        )
+    assert (before == after) == same
+    assert trained.last_reward == 1.0 if same else trained.last_reward < 0.5
