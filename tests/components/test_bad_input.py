@@ -90,7 +90,7 @@ CASES = {
     "reward that is not there": Bad(
         **FEEDBACK,
         code=78,
-        says="no reward 'bleu'; there are: env, exact_match, judge; or give your own as",
+        says="no reward 'bleu'; there are: env, exact_match, numeric, ",
         params={"reward": "bleu"},
         inputs=EPISODES,
     ),

@@ -56,6 +56,7 @@ def test_a_step_writes_its_outputs_and_prints_them(tmp_path: Path, trajectories:
             "rows": 2,
             "reward": "exact_match",
             "advantage": "rloo",
+            "credit": "episode",
         },
     }
     assert [row.advantages[0] for row in read_batch(str(batch))] == [1.0, -1.0]

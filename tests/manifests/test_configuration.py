@@ -97,7 +97,9 @@ def test_roles_and_images_are_ours(variant: str) -> None:
         name, _, tag = container["image"].rpartition(":")
         if "tuft-pipelines/" in name:
             assert tag == PROJECT["version"]
-            assert name.rpartition("/")[2] in ("service-cpu", "service-cuda")
+            # The sandbox runner is in the image of the steps.
+            images = ["steps"] if found.name == "tuft-sandbox" else ["service-cpu", "service-cuda"]
+            assert name.rpartition("/")[2] in images
         if container["command"][:3] == ["python", "-m", "tuft.supervisor.pod"]:
             [role] = container["command"][3:]
             assert f"tuft-{role}" == found.name

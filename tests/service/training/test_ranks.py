@@ -108,6 +108,7 @@ def check_going_on_alone(trainer: Trainer, client: Client) -> None:
     assert metadata["adamw"] == f'{{"step": {STEPS}}}'
 
 
+@pytest.mark.slow
 def test_split_optimizer_state(
     valkey_url: str, tmp_path: Path, tiny_model_folder: Path, start_trainer: StartTrainer
 ) -> None:

@@ -23,6 +23,7 @@ from tests.waiting import wait_until
 StartTrainer = Callable[[World], Trainer]
 
 
+@pytest.mark.slow
 def test_a_stalled_trainer_is_replaced_and_writes_nothing_when_it_wakes_up(
     world: World, start_trainer: StartTrainer, tmp_path: Path
 ) -> None:
