@@ -151,6 +151,8 @@ class Plot {
   }
 
   async close () {
+    // Else `destroy` first forbids their connections to write, and then fails to say goodbye.
+    this.serv.players.splice(0)
     await this.serv.destroy()
     this.serv.stopTickInterval()
   }
