@@ -71,6 +71,7 @@ class Play:
             with self._failing("reset"):
                 return instance, await self._begun(instance, task)
         except BaseException:
+            # Whatever it was, also an interruption: the instance is in an unknown state.
             await self._setting.instances.drop(instance)
             raise
 

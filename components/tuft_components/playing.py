@@ -135,6 +135,7 @@ class _Player:
             seen, prompt = self._shown(plays[0].group_id, first)
             samples = await plays[0].sample(prompt, self._size, turn=0)
         except BaseException:
+            # Whatever it was, also an interruption: nobody else would close the instance.
             await self._setting.instances.drop(instance)
             raise
         begun = [(instance, first), *[None] * (self._size - 1)]

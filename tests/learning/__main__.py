@@ -8,21 +8,15 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-
-import yaml
 
 from tests.learning.chance import chance_of
 from tests.learning.curves import CURVES
 from tests.learning.pictures import draw, row
 from tests.learning.runs import ARMS, Result, Run, execute, finished
-from tuft.demo_model import demo_model
-from tuft_pipelines.local_service import local_service
-
-DOCS = Path(__file__).parents[2] / "docs" / "learning"
+from tests.learning.service import DOCS, lasting_service, say
 
 
 def main() -> None:
@@ -35,11 +29,9 @@ def main() -> None:
     ]
     missing = [run for run in runs if finished(options.folder, run) is None]
     if missing:
-        options.folder.mkdir(parents=True, exist_ok=True)
-        config = ["--model-config", str(_service_config(options.folder))]
-        with local_service(options.folder / "service", say=_say, arguments=config) as service:
+        with lasting_service(options.folder) as service:
             for run in missing:
-                _say(f"{run.title}: {run.curve.segments} × {run.curve.iterations} iterations")
+                say(f"{run.title}: {run.curve.segments} × {run.curve.iterations} iterations")
                 execute(options.folder, run, service, options.eval_episodes)
     for name in options.curves:
         _tell(options.folder, name)
@@ -61,21 +53,7 @@ def _tell(folder: Path, name: str) -> None:
     data = {"curve": curve_data, "results": [asdict(result) for result in results]}
     (DOCS / f"{name}.json").write_text(json.dumps(data, indent=1) + "\n")
     draw(name, curve, chance, results, DOCS / f"{name}.png")
-    _say(row(name, curve, chance, results))
-
-
-def _service_config(folder: Path) -> Path:
-    """The demo model, with everything on disk: a run goes on after the machine was off."""
-    file = folder / "models.yaml"
-    store = {"mode": "file_redis", "file_path": str((folder / "store").absolute())}
-    model = demo_model().model_dump(mode="json", exclude_defaults=True)
-    file.write_text(yaml.safe_dump({"supported_models": [model], "persistence": store}))
-    return file
-
-
-def _say(line: str) -> None:
-    sys.stderr.write(f"{line}\n")
-    sys.stderr.flush()
+    say(row(name, curve, chance, results))
 
 
 def _options() -> argparse.Namespace:

@@ -10,23 +10,18 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import sys
 from collections import defaultdict
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import mean
 from typing import Any
 
-import yaml
-
-from tuft.demo_model import demo_model
+from tests.learning.service import DOCS, lasting_service, say
 from tuft_components.envs.hard_tail import TAIL
 from tuft_components.kept_episodes import read_episodes
 from tuft_components.steps import load_step
 from tuft_components.work import Work
-from tuft_pipelines.local_service import local_service
 
-DOCS = Path(__file__).parents[2] / "docs" / "learning"
 ARMS: dict[str, dict[str, Any]] = {
     "off": {},
     "fresh": {"replay_ratio": 0.25},
@@ -93,7 +88,7 @@ class Run:
             places = {"history": str(self._folder / "history.parquet")}
             trained = load_step("train_loop").execute(given, {}, places)
             points.append(self._point(updates, trained.policy))
-            _say(f"{self._arm}, seed {self._seed}: {points[-1]}")
+            say(f"{self._arm}, seed {self._seed}: {points[-1]}")
         result = Result(self._arm, self._seed, points, *self._tail_groups())
         self._file.write_text(json.dumps(asdict(result)))
 
@@ -145,9 +140,7 @@ def main() -> None:
     options = _options()
     runs = [Run(options.folder, arm, seed) for seed in options.seeds for arm in options.arms]
     if missing := [run for run in runs if run.result() is None]:
-        options.folder.mkdir(parents=True, exist_ok=True)
-        config = ["--model-config", str(_service_config(options.folder))]
-        with local_service(options.folder / "service", say=_say, arguments=config) as service:
+        with lasting_service(options.folder) as service:
             os.environ.update(service.env)
             for run in missing:
                 run.execute()
@@ -162,27 +155,13 @@ def _tell(results: list[Result]) -> None:
         "results": [asdict(result) for result in results],
     }
     (DOCS / "replay.json").write_text(json.dumps(data, indent=1) + "\n")
-    _say("arm    seed  tail groups  replayed  tail solved  tail reward  easy reward")
+    say("arm    seed  tail groups  replayed  tail solved  tail reward  easy reward")
     for one in results:
         last = one.points[-1]
-        _say(
+        say(
             f"{one.arm:<7}{one.seed:4d}{one.tail_groups:13d}{one.replayed:10d}"
             f"{last.solved:13.2f}{last.tail:13.2f}{last.easy:13.2f}"
         )
-
-
-def _service_config(folder: Path) -> Path:
-    """The demo model, with everything on disk: a run goes on after the machine was off."""
-    file = folder / "models.yaml"
-    store = {"mode": "file_redis", "file_path": str((folder / "store").absolute())}
-    model = demo_model().model_dump(mode="json", exclude_defaults=True)
-    file.write_text(yaml.safe_dump({"supported_models": [model], "persistence": store}))
-    return file
-
-
-def _say(line: str) -> None:
-    sys.stderr.write(f"{line}\n")
-    sys.stderr.flush()
 
 
 def _options() -> argparse.Namespace:

@@ -33,6 +33,7 @@ class Instances:
         try:
             return self._idle.pop() if self._idle else await self.bounded(self._family.open())
         except BaseException:
+            # Whatever it was, also an interruption: the next one must find room.
             self._leave()
             raise
 

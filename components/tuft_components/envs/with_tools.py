@@ -13,6 +13,7 @@ from __future__ import annotations
 import inspect
 import json
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar, get_type_hints
 
@@ -66,7 +67,7 @@ def schema_of(method: Callable[..., Any]) -> dict[str, Any]:
     }
 
 
-class WithTools:
+class WithTools(ABC):
     """One turn is a call, or several, or an answer in plain text.
 
     A call that can't be read, or that fails, is answered with what is wrong, and nothing changes.
@@ -77,13 +78,13 @@ class WithTools:
         self._methods = {m.__name__: m for m in methods if hasattr(m, "__tuft_tool__")}
         self.tools: Sequence[Mapping[str, Any]] = [schema_of(m) for m in self._methods.values()]
 
+    @abstractmethod
     def begin(self, task: Task) -> Turn:
         """The task's first turn; its observation is chat messages."""
-        raise NotImplementedError
 
+    @abstractmethod
     def answered(self, text: str) -> Turn:
         """The policy said a text, without a call."""
-        raise NotImplementedError
 
     async def reset(self, task: Task) -> Turn:
         return self.begin(task)

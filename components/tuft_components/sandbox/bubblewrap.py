@@ -16,6 +16,7 @@ from tuft_components.errors import BadConfiguration
 from tuft_components.sandbox import seccomp
 from tuft_components.sandbox.inside import source
 from tuft_components.sandbox.jobs import Limits
+from tuft_components.sandbox.system import bound_system
 from tuft_components.sandbox.watch import FOLDER, can_watch
 
 NOBODY = 65534
@@ -137,7 +138,7 @@ def command(python: Interpreter, limits: Limits, given: Descriptors) -> list[str
     words += ["--seccomp", str(given.filter), "--clearenv"]
     for name, value in _environment().items():
         words += ["--setenv", name, value]
-    words += _system()
+    words += bound_system(_SYSTEM)
     if python.folder is not None:
         words += ["--ro-bind", python.folder, python.folder]
     for name in _DEVICES:
@@ -171,17 +172,3 @@ def _environment() -> dict[str, str]:
         # Else each thread reserves 64 MiB of the memory that it may have.
         "MALLOC_ARENA_MAX": "1",
     }
-
-
-def _system() -> list[str]:
-    """Programs and libraries, read-only, and how they are reached."""
-    words = []
-    for name in _SYSTEM:
-        words += ["--ro-bind-try", f"/usr/{name}", f"/usr/{name}"]
-    for name in ("bin", "lib", "lib32", "lib64"):
-        path = Path("/", name)
-        if path.is_symlink():
-            words += ["--symlink", str(path.readlink()), str(path)]
-        elif path.is_dir():
-            words += ["--ro-bind", str(path), str(path)]
-    return [*words, "--ro-bind-try", "/etc/ld.so.cache", "/etc/ld.so.cache"]

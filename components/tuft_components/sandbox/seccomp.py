@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import errno
 import platform
-import struct
+
+from tuft_components.sandbox import bpf
 
 _DENIED = {
     # name: number on x86_64, on aarch64
@@ -69,12 +70,6 @@ _CLONE3 = 435
 _NEW_NAMESPACES = 0x7E020000
 """The flags CLONE_NEW…; in clone3 they are behind a pointer, which a filter can't follow."""
 _ARCHITECTURES = {"x86_64": (0, 0xC000003E), "aarch64": (1, 0xC00000B7)}
-_X32 = 0x40000000
-"""x86_64 has another set of numbers from here on."""
-
-_LOAD, _EQUAL, _AT_LEAST, _ANY_OF, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
-_KILL, _ERROR, _ALLOW = 0x80000000, 0x00050000, 0x7FFF0000
-_NUMBER, _ARCHITECTURE, _FIRST_ARGUMENT = 0, 4, 16  # offsets in struct seccomp_data
 
 
 def machines() -> list[str]:
@@ -95,31 +90,18 @@ def program(machine: str | None = None) -> bytes:
     """
     column, architecture = _ARCHITECTURES[machine or platform.machine()]
     lines = [
-        _line(_LOAD, _ARCHITECTURE),
-        _line(_EQUAL, architecture, 1, 0),
-        _line(_RETURN, _KILL),
-        _line(_LOAD, _NUMBER),
-        _line(_AT_LEAST, _X32, 0, 1),
-        _line(_RETURN, _KILL),
+        *bpf.only_on(architecture),
         # glibc then takes clone, whose flags can be seen.
-        *_refuse(_CLONE3, errno.ENOSYS),
+        *bpf.refused(_CLONE3, errno.ENOSYS),
     ]
     for numbers in _DENIED.values():
-        lines += _refuse(numbers[column], errno.EPERM)
+        lines += bpf.refused(numbers[column], errno.EPERM)
     lines += [
-        _line(_EQUAL, _CLONE[column], 1, 0),
-        _line(_RETURN, _ALLOW),
-        _line(_LOAD, _FIRST_ARGUMENT),
-        _line(_ANY_OF, _NEW_NAMESPACES, 0, 1),
-        _line(_RETURN, _ERROR | errno.EPERM),
-        _line(_RETURN, _ALLOW),
+        bpf.line(bpf.EQUAL, _CLONE[column], 1, 0),
+        bpf.line(bpf.RETURN, bpf.ALLOW),
+        bpf.line(bpf.LOAD, bpf.FIRST_ARGUMENT),
+        bpf.line(bpf.ANY_OF, _NEW_NAMESPACES, 0, 1),
+        bpf.line(bpf.RETURN, bpf.ERROR | errno.EPERM),
+        bpf.line(bpf.RETURN, bpf.ALLOW),
     ]
     return b"".join(lines)
-
-
-def _refuse(number: int, error: int) -> list[bytes]:
-    return [_line(_EQUAL, number, 0, 1), _line(_RETURN, _ERROR | error)]
-
-
-def _line(code: int, value: int, if_true: int = 0, if_false: int = 0) -> bytes:
-    return struct.pack("=HBBI", code, if_true, if_false, value)

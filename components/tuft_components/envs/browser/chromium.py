@@ -157,6 +157,7 @@ class Chromium:
         try:
             return await self._page_in(context, {"width": width, "height": height})
         except BaseException:
+            # Whatever it was, also an interruption: the context would stay open.
             if self.alive:
                 self._tell("Target.disposeBrowserContext", {"browserContextId": context})
             raise

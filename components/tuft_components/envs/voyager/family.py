@@ -62,6 +62,7 @@ class VoyagerFamily:
         try:
             return OwnWorld(game, await game.open_plot(), alone=alone)
         except BaseException:
+            # Whatever it was, also an interruption: nobody else would stop the server.
             if alone:
                 await game.stop()
             raise

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import errno
 import platform
-import struct
+
+from tuft_components.sandbox import bpf
 
 _ARCHITECTURES = {
     # numbers of clone, and of fork and vfork where there are any
@@ -17,11 +18,6 @@ _ARCHITECTURES = {
 }
 _CLONE3 = 435
 _CLONE_THREAD = 0x10000
-_X32 = 0x40000000
-"""x86_64 has another set of numbers from here on."""
-_LOAD, _EQUAL, _AT_LEAST, _ANY_OF, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
-_KILL, _ERROR, _ALLOW = 0x80000000, 0x00050000, 0x7FFF0000
-_NUMBER, _ARCHITECTURE, _FIRST_ARGUMENT = 0, 4, 16  # offsets in struct seccomp_data
 
 
 def machines() -> list[str]:
@@ -37,31 +33,18 @@ def no_forks(machine: str | None = None) -> bytes:
     """
     architecture, clone, forks = _ARCHITECTURES[machine or platform.machine()]
     lines = [
-        _line(_LOAD, _ARCHITECTURE),
-        _line(_EQUAL, architecture, 1, 0),
-        _line(_RETURN, _KILL),
-        _line(_LOAD, _NUMBER),
-        _line(_AT_LEAST, _X32, 0, 1),
-        _line(_RETURN, _KILL),
+        *bpf.only_on(architecture),
         # Its flags are behind a pointer; without it glibc takes clone.
-        *_refused(_CLONE3, errno.ENOSYS),
+        *bpf.refused(_CLONE3, errno.ENOSYS),
     ]
     for number in forks:
-        lines += _refused(number, errno.EPERM)
+        lines += bpf.refused(number, errno.EPERM)
     lines += [
-        _line(_EQUAL, clone, 1, 0),
-        _line(_RETURN, _ALLOW),
-        _line(_LOAD, _FIRST_ARGUMENT),
-        _line(_ANY_OF, _CLONE_THREAD, 1, 0),
-        _line(_RETURN, _ERROR | errno.EPERM),
-        _line(_RETURN, _ALLOW),
+        bpf.line(bpf.EQUAL, clone, 1, 0),
+        bpf.line(bpf.RETURN, bpf.ALLOW),
+        bpf.line(bpf.LOAD, bpf.FIRST_ARGUMENT),
+        bpf.line(bpf.ANY_OF, _CLONE_THREAD, 1, 0),
+        bpf.line(bpf.RETURN, bpf.ERROR | errno.EPERM),
+        bpf.line(bpf.RETURN, bpf.ALLOW),
     ]
     return b"".join(lines)
-
-
-def _refused(number: int, error: int) -> list[bytes]:
-    return [_line(_EQUAL, number, 0, 1), _line(_RETURN, _ERROR | error)]
-
-
-def _line(code: int, value: int, if_true: int = 0, if_false: int = 0) -> bytes:
-    return struct.pack("=HBBI", code, if_true, if_false, value)

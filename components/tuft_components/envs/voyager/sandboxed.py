@@ -19,11 +19,14 @@ from pathlib import Path
 from tuft_components.envs.voyager.forks import machines, no_forks
 from tuft_components.envs.voyager.installing import INSTALL, NODE, modules
 from tuft_components.errors import BadConfiguration, StepError, TransientFailure
+from tuft_components.sandbox.system import bound_system
 
 _MB = 1 << 20
 _NOBODY = "65534"
 _PROGRAMS = ("bwrap", "prlimit", "node")
 _LINES = 20
+_SYSTEM = ("bin", "lib", "lib32", "lib64", "local/bin", "local/lib")
+"""Of /usr."""
 
 
 def check() -> None:
@@ -129,7 +132,7 @@ def command(
     words = ["bwrap", "--unshare-all", "--die-with-parent", "--new-session", "--cap-drop", "ALL"]
     words += ["--uid", _NOBODY, "--gid", _NOBODY, "--seccomp", str(filter_fd), "--clearenv"]
     words += ["--setenv", "PATH", "/usr/bin:/bin", "--setenv", "HOME", "/"]
-    words += _system()
+    words += bound_system(_SYSTEM)
     node = Path(shutil.which("node") or "node").resolve()
     if not node.is_relative_to("/usr"):
         words += ["--ro-bind", str(node.parent), "/app/bin"]
@@ -155,17 +158,3 @@ def _permissions() -> list[str]:
         "--allow-fs-read=*",
         "--allow-fs-write=/io",
     ]
-
-
-def _system() -> list[str]:
-    """Programs and libraries, read-only, and how they are reached."""
-    words = []
-    for name in ("bin", "lib", "lib32", "lib64", "local/bin", "local/lib"):
-        words += ["--ro-bind-try", f"/usr/{name}", f"/usr/{name}"]
-    for name in ("bin", "lib", "lib32", "lib64"):
-        path = Path("/", name)
-        if path.is_symlink():
-            words += ["--symlink", str(path.readlink()), str(path)]
-        elif path.is_dir():
-            words += ["--ro-bind", str(path), str(path)]
-    return [*words, "--ro-bind-try", "/etc/ld.so.cache", "/etc/ld.so.cache"]
