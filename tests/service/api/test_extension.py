@@ -198,7 +198,8 @@ def test_a_download_leaves_nothing_behind(
     url = f"{place}adapter_model.safetensors"
     with api.http.stream("GET", url) as answer:
         assert int(answer.headers["content-length"]) == 64 << 20
-        next(answer.iter_raw(1000))
+        pieces = answer.iter_raw(1000)  # by a name: httpx ends the connection with its iterator
+        next(pieces)
         assert _open_files(tmp_path), "it is being read"
     # Gone by now is the client.
     wait_until(lambda: not _open_files(tmp_path), 10, "the file is closed")
