@@ -20,7 +20,10 @@ from tuft.sampling.cache import Prefix
 Owner = tuple[str, str | None]
 """Tenant and policy."""
 
-_MAX_PROMPTS = 128
+_Key = tuple[Owner, tuple[int, ...]]
+
+# Those that begin alike are compared one by one.
+_MAX_PROMPTS = 1024
 # Shorter beginnings are read again: copying them would cost about as much.
 _MIN_COMMON = 8
 
@@ -41,15 +44,23 @@ class RecentPrompts:
     def __init__(self, max_cells: int) -> None:
         self._max_cells = max_cells
         self._cells = 0
-        self._prompts: OrderedDict[tuple[Owner, tuple[int, ...]], ReadPrompt] = OrderedDict()
+        self._prompts: OrderedDict[_Key, ReadPrompt] = OrderedDict()
+        self._alike: dict[_Key, dict[_Key, None]] = {}
+        """By their owner and first tokens: only these can have a beginning in common."""
 
     def add(self, owner: Owner, prompt: Sequence[int], prefix: Prefix, logits: Tensor) -> None:
         """Remember a prompt that was read to its end."""
         key = (owner, tuple(prompt))
         self._forget(key)
         self._prompts[key] = ReadPrompt(owner, np.asarray(prompt, np.int64), prefix, logits)
+        self._alike.setdefault(_start_of(owner, prompt), {})[key] = None
         self._cells += len(prompt)
-        while self._cells > self._max_cells or len(self._prompts) > _MAX_PROMPTS:
+        self.allow(self._max_cells)
+
+    def allow(self, max_cells: int) -> None:
+        """Hold so many positions from now on; what was used least recently goes."""
+        self._max_cells = max_cells
+        while self._cells > max_cells or len(self._prompts) > _MAX_PROMPTS:
             self._forget(next(iter(self._prompts)))
 
     def whole(self, owner: Owner, prompt: Sequence[int]) -> ReadPrompt | None:
@@ -67,8 +78,9 @@ class RecentPrompts:
         tokens = np.asarray(prompt[:-1], np.int64)
         best: tuple[ReadPrompt, int] | None = None
         longest = _MIN_COMMON - 1
-        for read in self._prompts.values():
-            if read.owner == owner and (common := _common(read.tokens, tokens)) > longest:
+        for key in self._alike.get(_start_of(owner, prompt), ()):
+            read = self._prompts[key]
+            if (common := _common(read.tokens, tokens)) > longest:
                 best, longest = (read, common), common
         if best is not None:
             self._prompts.move_to_end((owner, tuple(best[0].tokens.tolist())))
@@ -79,9 +91,18 @@ class RecentPrompts:
         for key in [key for key in self._prompts if key[0][1] == policy]:
             self._forget(key)
 
-    def _forget(self, key: tuple[Owner, tuple[int, ...]]) -> None:
-        if self._prompts.pop(key, None) is not None:
-            self._cells -= len(key[1])
+    def _forget(self, key: _Key) -> None:
+        if self._prompts.pop(key, None) is None:
+            return
+        self._cells -= len(key[1])
+        start = _start_of(*key)
+        del self._alike[start][key]
+        if not self._alike[start]:
+            del self._alike[start]
+
+
+def _start_of(owner: Owner, prompt: Sequence[int]) -> _Key:
+    return owner, tuple(prompt[:_MIN_COMMON])
 
 
 def _common(one: npt.NDArray[np.int64], other: npt.NDArray[np.int64]) -> int:

@@ -53,7 +53,8 @@ class TransformersEngine:
             detokenizer: None where the model has no tokenizer: stop strings are refused then.
             max_sequences: sequences decoded together.
             max_cells: positions of all of them together that the cache may hold. One sequence
-                is always let in. An eighth more is for prompts read a moment ago.
+                is always let in. What is free of them, and an eighth more, is for prompts
+                read a moment ago.
             prefill_tokens: prompt tokens read between two decode steps, padding included.
 
         Raises:
@@ -67,7 +68,7 @@ class TransformersEngine:
         self._prefill_tokens = prefill_tokens or _prefill_tokens(self._runner.device)
         self._policies: dict[str, Adapter] = {}
         self._cache = Cache(self._runner.layers)
-        self._recent = RecentPrompts(max_cells // 8)
+        self._recent = RecentPrompts(max_cells + max_cells // 8)
         self._unread: deque[Request] = deque()
         self._read: deque[Request] = deque()
         self._running: list[Sample] = []
@@ -254,9 +255,10 @@ class TransformersEngine:
             return
         assert request.logits is not None
         logits = request.logits.expand(len(samples), -1)
-        for sample in self._take(samples, logits):
+        going_on = self._take(samples, logits)
+        self._occupy(len(going_on) * self._cells_of(request))
+        for sample in going_on:
             sample.cache = self._cache.add(request.prefix)
-            self._cells += self._cells_of(request)
             self._running.append(sample)
 
     def _cells_of(self, request: Request) -> int:
@@ -325,7 +327,12 @@ class TransformersEngine:
     def _leave(self, sample: Sample) -> None:
         self._cache.remove(sample.row)
         sample.cache = None
-        self._cells -= self._cells_of(sample.request)
+        self._occupy(-self._cells_of(sample.request))
+
+    def _occupy(self, cells: int) -> None:
+        """By running sequences; what they leave free is for prompts read a moment ago."""
+        self._cells += cells
+        self._recent.allow(max(0, self._max_cells - self._cells) + self._max_cells // 8)
 
 
 def _batch_order(sample: Sample) -> tuple[str, int, int]:

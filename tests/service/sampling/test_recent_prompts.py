@@ -12,9 +12,11 @@ from tests.service.sampling.harness import (
     MakeEngine,
     ask,
     count_passes,
+    drain,
     only,
     policy_files,
     reference_logprobs,
+    result_of,
     run,
     transformers_only,
 )
@@ -115,3 +117,37 @@ def test_least_recently_used_are_forgotten() -> None:
     assert found[1] == 39
     recent.add(owner, [4] * 101, Prefix(101, 1), torch.zeros(3))
     assert recent.whole(owner, [4] * 101) is None
+
+
+def test_what_may_be_held_shrinks_and_grows() -> None:
+    recent = RecentPrompts(max_cells=100)
+    owner = ("local", None)
+    for name in (1, 2):
+        recent.add(owner, [name] * 40, Prefix(40, 1), torch.zeros(3))
+    recent.allow(40)
+    assert recent.beginning(owner, [1] * 60) is None
+    assert recent.beginning(owner, [2] * 60) is not None
+    recent.allow(0)
+    assert recent.beginning(owner, [2] * 60) is None
+    recent.allow(80)
+    recent.add(owner, [2] * 80, Prefix(80, 1), torch.zeros(3))
+    assert recent.whole(owner, [2] * 80) is not None
+
+
+@transformers_only
+def test_prompts_have_the_room_that_sequences_leave(make_engine: MakeEngine) -> None:
+    """A turn of many conversations at once: each one's last turn is still there."""
+    engine = make_engine(max_cells=1024)
+    prompts = [[start, *PROMPT] for start in range(10)]
+    run(engine, *(ask(prompt, max_tokens=1) for prompt in prompts))
+    again = run(engine, *(ask([*prompt, 7, 8], max_tokens=1) for prompt in prompts))
+    assert [each.prompt_cache_hit_tokens for each in again] == [41] * 10
+    # While long sequences run they have the room, and an eighth is left to prompts.
+    engine.submit(ask([99] * 5, max_tokens=100, num_samples=8))
+    engine.step()
+    run_on = [ask([*prompt, 7, 8, 9], max_tokens=1) for prompt in prompts]
+    for request in run_on:
+        engine.submit(request)
+    results = drain(engine)
+    hits = [result_of(results[each.request_id]).prompt_cache_hit_tokens for each in run_on]
+    assert hits[:3] == [0, 0, 0], "the least recently used were forgotten"
