@@ -75,6 +75,19 @@ class RecentPrompts:
 
         At least one token of `prompt` is left over.
         """
+        best = self._most_alike(owner, prompt)
+        if best is not None:
+            self._prompts.move_to_end((owner, tuple(best[0].tokens.tolist())))
+        return best
+
+    def known(self, owner: Owner, prompt: Sequence[int]) -> int:
+        """For how many tokens `whole` or `beginning` would help now; does not count as a use."""
+        if (owner, tuple(prompt)) in self._prompts:
+            return len(prompt)
+        best = self._most_alike(owner, prompt)
+        return 0 if best is None else best[1]
+
+    def _most_alike(self, owner: Owner, prompt: Sequence[int]) -> tuple[ReadPrompt, int] | None:
         tokens = np.asarray(prompt[:-1], np.int64)
         best: tuple[ReadPrompt, int] | None = None
         longest = _MIN_COMMON - 1
@@ -82,8 +95,6 @@ class RecentPrompts:
             read = self._prompts[key]
             if (common := _common(read.tokens, tokens)) > longest:
                 best, longest = (read, common), common
-        if best is not None:
-            self._prompts.move_to_end((owner, tuple(best[0].tokens.tolist())))
         return best
 
     def drop_policy(self, policy: str) -> None:

@@ -36,6 +36,8 @@ class Request:
     finished: dict[int, SampledSequence] = field(default_factory=dict)
     known: int = 0
     """Prompt tokens that were not read again."""
+    expected: int | None = None
+    """Those that would not have to be when it was first thought of; None: not yet."""
 
     @property
     def owner(self) -> Owner:

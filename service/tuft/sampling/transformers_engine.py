@@ -190,25 +190,39 @@ class TransformersEngine:
             first = next((each for each in waiting if self._is_short(each)), first)
         self._read_a_piece = not self._is_short(first)
         batch = [first]
-        longest = total = first.unread
+        longest = total = self._to_read(first)
         for other in waiting:
-            if other is first:
-                continue
-            longest_then, total_then = max(longest, other.unread), total + other.unread
-            padded = longest_then * (len(batch) + 1)
+            if longest * (len(batch) + 1) > self._prefill_tokens:
+                break
             if (
-                padded <= self._prefill_tokens
-                and total_then >= _PREFILL_FILL * padded
-                and (other.scores is None) == (first.scores is None)
-                and not any(_same_prompt(other, each) for each in batch)
+                other is first
+                or (other.scores is None) != (first.scores is None)
+                or any(_same_prompt(other, each) for each in batch)
             ):
+                continue
+            unread = self._to_read(other)
+            longest_then, total_then = max(longest, unread), total + unread
+            padded = longest_then * (len(batch) + 1)
+            if padded <= self._prefill_tokens and total_then >= _PREFILL_FILL * padded:
                 batch.append(other)
                 longest, total = longest_then, total_then
         return sorted(batch, key=lambda each: each.operation.policy or "")
 
+    def _to_read(self, request: Request) -> int:
+        """Tokens that a request will have to read, as far as can be said before its turn.
+
+        Turns of conversations are short, however long the conversations are: taken for whole
+        prompts they would go one by one.
+        """
+        if request.prefix.filled or request.scores is not None:
+            return request.unread
+        if request.expected is None:
+            request.expected = self._recent.known(request.owner, request.operation.prompt)
+        return request.unread - request.expected
+
     def _is_short(self, request: Request) -> bool:
         """Whether one pass reads all that is unread."""
-        return request.unread <= self._prefill_tokens
+        return self._to_read(request) <= self._prefill_tokens
 
     def _score(self, batch: Sequence[Request], starts: Sequence[int], reading: Reading) -> None:
         if batch[0].scores is None:

@@ -56,7 +56,7 @@ def test_turns_of_a_conversation_read_what_is_new(
     prompts = [PROMPT + [7] * 20, PROMPT[:30] + [9] * 15, [3] * 18]
     results = run(engine, *(ask(prompt, policy="p", max_tokens=6) for prompt in prompts))
     assert [each.prompt_cache_hit_tokens for each in results] == [40, 30, 0]
-    assert [shape for shape in passes if shape[1] > 1] == [[2, 20], [1, 18]]
+    assert [shape for shape in passes if shape[1] > 1] == [[3, 20]]
     for prompt, result in zip(prompts, results, strict=True):
         expected = reference_logprobs(plain, prompt, only(result).tokens.tolist(), files)
         np.testing.assert_allclose(only(result).logprobs, expected, atol=1e-4)
@@ -151,3 +151,27 @@ def test_prompts_have_the_room_that_sequences_leave(make_engine: MakeEngine) -> 
     results = drain(engine)
     hits = [result_of(results[each.request_id]).prompt_cache_hit_tokens for each in run_on]
     assert hits[:3] == [0, 0, 0], "the least recently used were forgotten"
+
+
+@transformers_only
+def test_turns_of_many_conversations_are_read_together(
+    make_engine: MakeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What counts is what is new in a prompt, not how long the conversation is."""
+    engine = make_engine(prefill_tokens=64)
+    prompts = [[start, *PROMPT] for start in range(8)]
+    run(engine, *(ask(prompt, max_tokens=1) for prompt in prompts))
+    passes = count_passes(engine, monkeypatch)
+    again = run(engine, *(ask([*prompt, *range(7)], max_tokens=1) for prompt in prompts))
+    assert [each.prompt_cache_hit_tokens for each in again] == [41] * 8
+    assert passes == [[8, 7]]
+    alone = [
+        run(make_engine(), ask([*prompt, *range(7)], max_tokens=1, temperature=0.0))[0]
+        for prompt in prompts
+    ]
+    greedy = run(
+        engine, *(ask([*prompt, *range(7)], max_tokens=1, temperature=0.0) for prompt in prompts)
+    )
+    for one, other in zip(greedy, alone, strict=True):
+        assert only(one).tokens.tolist() == only(other).tokens.tolist()
+        np.testing.assert_allclose(only(one).logprobs, only(other).logprobs, atol=1e-4)
