@@ -22,14 +22,14 @@ from tests.learning.service import DOCS, lasting_service, say
 def main() -> None:
     options = _options()
     runs = [
-        Run(name, CURVES[name], seed, arm)
+        Run(name, CURVES[name], seed, arm, options.dtype)
         for name in options.curves
         for seed in options.seeds
         for arm in options.arms
     ]
     missing = [run for run in runs if finished(options.folder, run) is None]
     if missing:
-        with lasting_service(options.folder) as service:
+        with lasting_service(options.folder, options.dtype) as service:
             for run in missing:
                 say(f"{run.title}: {run.curve.segments} × {run.curve.iterations} iterations")
                 execute(options.folder, run, service, options.eval_episodes)
@@ -61,6 +61,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("curves", nargs="+", choices=sorted(CURVES))
     parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3])
     parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS))
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="bfloat16")
     parser.add_argument("--eval-episodes", type=int, default=192)
     parser.add_argument("--folder", type=Path, default=Path("learning-output"))
     return parser.parse_args()

@@ -66,10 +66,10 @@ CURVES: Mapping[str, Curve] = {
         best=1.0,
         reach=0.8,
         params={
-            "groups": 16,
+            "groups": 8,
             "group_size": 8,
             "max_tokens": 2,
-            "max_turns": 8,
+            "max_turns": 5,
             "learning_rate": 2e-4,
         },
         note="The generated catalogue, played by choosing; goals of other products evaluate.",

@@ -19,12 +19,13 @@ ARMS = ("learning", "control")
 
 @dataclass(frozen=True)
 class Run:
-    """`arm` "control" is the same with learning rate 0."""
+    """`arm` "control" is the same with learning rate 0; `dtype` is the base model's."""
 
     name: str
     curve: Curve
     seed: int
     arm: str
+    dtype: str
 
     @property
     def title(self) -> str:
@@ -40,6 +41,7 @@ class Result:
     held_out: list[tuple[int, float]]
     training: list[tuple[int, float]]
     seconds: float
+    dtype: str
 
 
 def finished(folder: Path, run: Run) -> Result | None:
@@ -90,6 +92,7 @@ def _result(run: Run, work: Work) -> Result:
         held_out=[(one.iteration, one.reward) for one in history.evaluations],
         training=[(one.number, one.reward) for one in history.iterations],
         seconds=round(sum(one.seconds for one in records if one.step == "train_loop"), 1),
+        dtype=run.dtype,
     )
 
 

@@ -16,12 +16,12 @@ DOCS = Path(__file__).parents[2] / "docs" / "learning"
 
 
 @contextmanager
-def lasting_service(folder: Path) -> Iterator[LocalService]:
-    """The demo model, with everything on disk below the folder."""
+def lasting_service(folder: Path, dtype: str = "auto") -> Iterator[LocalService]:
+    """The demo model in a dtype of the configuration, with everything on disk below the folder."""
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / "models.yaml"
     store = {"mode": "file_redis", "file_path": str((folder / "store").absolute())}
-    model = demo_model().model_dump(mode="json", exclude_defaults=True)
+    model = demo_model().model_dump(mode="json", exclude_defaults=True) | {"dtype": dtype}
     file.write_text(yaml.safe_dump({"supported_models": [model], "persistence": store}))
     config = ["--model-config", str(file)]
     with local_service(folder / "service", say=say, arguments=config) as service:
