@@ -12,9 +12,9 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from tests.learning.chance import chance_of
 from tests.learning.curves import CURVES
 from tests.learning.pictures import draw, row
+from tests.learning.random_play import chance_of
 from tests.learning.runs import ARMS, Result, Run, execute, finished
 from tests.learning.service import DOCS, lasting_service, say
 

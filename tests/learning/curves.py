@@ -18,7 +18,8 @@ class Curve:
         segments: each of `iterations` iterations and an evaluation.
         chance: mean reward of acting at random; None: it is measured. best: of the best play.
         reach: the held-out mean reward that learning should end at, or above.
-        examples: texts for a supervised warm start, as a file of rows; None: no warm start.
+        warm_start: episodes of a player that acts at random, which the model imitates first (and
+            so learns to name an action, but not which); 0: no warm start.
         note: what a reader should know.
     """
 
@@ -30,6 +31,7 @@ class Curve:
     reach: float
     env_args: Mapping[str, Any] = field(default_factory=dict)
     params: Mapping[str, Any] = field(default_factory=dict)
+    warm_start: int = 0
     note: str = ""
 
 
@@ -72,6 +74,7 @@ CURVES: Mapping[str, Curve] = {
             "max_turns": 5,
             "learning_rate": 2e-4,
         },
+        warm_start=64,
         note="The generated catalogue, played by choosing; goals of other products evaluate.",
     ),
     "miniwob": Curve(
@@ -89,6 +92,7 @@ CURVES: Mapping[str, Curve] = {
             "max_turns": 4,
             "learning_rate": 2e-4,
         },
+        warm_start=64,
         note="In a real Chromium, by choosing.",
     ),
     "voyager": Curve(
@@ -106,6 +110,7 @@ CURVES: Mapping[str, Curve] = {
             "max_turns": 6,
             "learning_rate": 2e-4,
         },
+        warm_start=64,
         note="Macro actions by choosing, on our own Minecraft server.",
     ),
 }

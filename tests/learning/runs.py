@@ -1,4 +1,4 @@
-"""One run of a curve: the pipeline `grpo` on a service, as a user runs it."""
+"""One run of a curve: the pipeline `grpo`, or `sft_then_rl`, on a service, as a user runs it."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ import subprocess
 import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from tests.learning.curves import Curve
+from tests.learning.random_play import write_examples
 from tuft_components.report.records import history_of
 from tuft_components.work import Work
 from tuft_pipelines.local_service import LocalService
@@ -70,7 +72,11 @@ def execute(folder: Path, run: Run, service: LocalService, eval_episodes: int) -
     }
     if run.arm == "control":
         params["learning_rate"] = 0.0
-    command = [sys.executable, "-m", "tuft_pipelines.cli", "run", "grpo"]
+    pipeline = "grpo"
+    if curve.warm_start:
+        pipeline = "sft_then_rl"
+        params |= _warm_start(run, folder / "examples" / f"{run.title}.jsonl")
+    command = [sys.executable, "-m", "tuft_pipelines.cli", "run", pipeline]
     command += ["--output", str(folder / "output" / run.title)]
     command += ["--build", f"segments={curve.segments}"]
     for name, value in params.items():
@@ -81,6 +87,16 @@ def execute(folder: Path, run: Run, service: LocalService, eval_episodes: int) -
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(json.dumps(asdict(result)))
     return result
+
+
+def _warm_start(run: Run, examples: Path) -> dict[str, Any]:
+    write_examples(run.curve, run.seed, run.curve.warm_start, examples)
+    return {
+        "dataset_uri": str(examples.absolute()),
+        "sft_learning_rate": 2e-4,
+        # An action is a number: nothing is said behind it.
+        "sft_append_eos": False,
+    }
 
 
 def _result(run: Run, work: Work) -> Result:

@@ -1,0 +1,79 @@
+"""A player that acts at random, where what can be done is a list: what it wins, and what it says.
+
+It never names what cannot be done. Imitating it is the warm start of a model that can't yet answer with a number at
+all: it learns the form of an action, and nothing about which one is good.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.learning.curves import Curve
+from tuft_components.envs import make_environment
+from tuft_components.envs.base import Environment, Task
+
+
+@dataclass(frozen=True)
+class Episode:
+    """`turns` are (all that was seen and said before, the answer)."""
+
+    reward: float
+    turns: list[tuple[str, str]]
+
+
+def chance_of(curve: Curve) -> float:
+    """The mean reward of an episode; computed, where the curve says it."""
+    if curve.chance is not None:
+        return curve.chance
+    episodes = asyncio.run(_played(curve, "eval", 0, 192))
+    return sum(episode.reward for episode in episodes) / len(episodes)
+
+
+def write_examples(curve: Curve, seed: int, episodes: int, file: Path) -> None:
+    """Every answer of that many episodes on training tasks, as rows for `sft`."""
+    played = asyncio.run(_played(curve, "train", seed, episodes))
+    rows = [
+        {"prompt": seen, "completion": answer}
+        for episode in played
+        for seen, answer in episode.turns
+    ]
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+
+
+async def _played(curve: Curve, split: str, seed: int, episodes: int) -> list[Episode]:
+    family = make_environment(curve.env, curve.env_args)
+    chooser = random.Random(seed)
+    environment = await family.open()
+    try:
+        return [
+            await _episode(
+                environment, Task(split, seed, index), curve.params["max_turns"], chooser
+            )
+            for index in range(episodes)
+        ]
+    finally:
+        await environment.close()
+        await family.close()
+
+
+async def _episode(
+    environment: Environment, task: Task, max_turns: int, chooser: random.Random
+) -> Episode:
+    turn = await environment.reset(task)
+    seen, turns, reward = "", [], 0.0
+    for _ in range(max_turns):
+        assert isinstance(turn.observation, str), "what chooses reads text"
+        seen += turn.observation
+        answer = f" {chooser.choice(turn.actions)}"
+        turns.append((seen, answer))
+        seen += answer
+        turn = await environment.step(answer)
+        reward += turn.reward
+        if turn.done:
+            break
+    return Episode(reward, turns)
