@@ -11,6 +11,7 @@ import pytest
 from tuft_components.envs import make_environment
 from tuft_components.envs.arithmetic import Arithmetic, guessing, pairs_of
 from tuft_components.envs.base import SPLITS, Task, Turn
+from tuft_components.envs.choose import meant
 from tuft_components.envs.grid import MOVES, Grid
 from tuft_components.envs.hard_tail import COLOURS, TAIL, HardTail
 from tuft_components.envs.number_guess import NumberGuess, scores
@@ -168,6 +169,45 @@ async def test_the_grid_is_played_by_numbers_too() -> None:
     cut_off = await environment.step(" 1")
     assert str(cut_off.observation).startswith("\n")
     assert family.stop == ("\n",)
+
+
+async def test_the_grid_is_played_by_words_too() -> None:
+    family = make_environment("grid", {"mode": "words"})
+    environment = await family.open()
+    turn = await environment.reset(Task("train", 0, 0))
+    assert str(turn.observation).endswith("\n- up\n- down\n- left\n- right\nAction:")
+    assert turn.actions == ("up", "down", "left", "right")
+    wrong = await environment.step(" 1\n")
+    assert wrong.error == "name one of these, by words that only it has"
+    assert str(wrong.observation).startswith(f"{wrong.error}\n- up")
+    assert not (await environment.step(" Down.\n")).error.startswith("name one")
+
+
+@pytest.mark.parametrize(
+    ("answer", "place"),
+    [
+        (" Drape embroidered curtain $47\n", 0),
+        (" embroidered curtain", 0),
+        ("embroidered cur", 0),  # cut off by max_tokens
+        ("embroidered cur tain", None),
+        ("roidered curtain", None),
+        ("curtain embroidered", None),
+        ("curtain", None),  # two have it
+        ("yoga mat\ncolor:", 2),
+        ("\n\n MAT!", 2),
+        ("back", 3),  # in full, though another one has it too
+        ("back home", 4),
+        ("+", 5),  # no word at all, but in full
+        ("-", 6),
+        ("*", None),
+        ("", None),
+        ("\n", None),
+        ("same", None),  # in full, and twice
+    ],
+)
+def test_words_mean_the_only_action_that_has_them(answer: str, place: int | None) -> None:
+    lines = ("Drape embroidered curtain $47", "Plain curtain $9", "Karma yoga mat $49")
+    assert meant(answer, [*lines, "back", "Back home", "+", "-", "same", "same"]) == place
 
 
 async def test_the_hard_tail_is_rare_and_has_fixed_answers() -> None:

@@ -9,12 +9,14 @@ from __future__ import annotations
 import asyncio
 import json
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from tests.learning.curves import Curve
 from tuft_components.envs import make_environment
 from tuft_components.envs.base import Environment, Task
+from tuft_components.envs.choose import meant
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,17 @@ async def _played(curve: Curve, split: str, seed: int, episodes: int) -> list[Ep
         await family.close()
 
 
+def _said(chooser: random.Random, actions: Sequence[str]) -> str:
+    """A number, or words that only the chosen action has."""
+    chosen = chooser.randrange(len(actions))
+    words = actions[chosen].split()
+    spans = [(at, end) for at in range(len(words)) for end in range(at + 1, len(words) + 1)]
+    said = [" ".join(words[at:end]) for at, end in spans]
+    return chooser.choice(
+        [one for one in said if meant(one, actions) == chosen] or [actions[chosen]]
+    )
+
+
 async def _episode(
     environment: Environment, task: Task, max_turns: int, chooser: random.Random
 ) -> Episode:
@@ -69,7 +82,7 @@ async def _episode(
     for _ in range(max_turns):
         assert isinstance(turn.observation, str), "what chooses reads text"
         seen += turn.observation
-        answer = f" {chooser.choice(turn.actions)}"
+        answer = f" {_said(chooser, turn.actions)}\n"
         turns.append((seen, answer))
         seen += answer
         turn = await environment.step(answer)

@@ -94,7 +94,7 @@ def _warm_start(run: Run, examples: Path) -> dict[str, Any]:
     return {
         "dataset_uri": str(examples.absolute()),
         "sft_learning_rate": 2e-4,
-        # An action is a number: nothing is said behind it.
+        # An action ends with its line.
         "sft_append_eos": False,
     }
 

@@ -19,7 +19,7 @@ _COST = 0.05
 
 
 def grid(*, size: int = 3, moves: int = 8, mode: str = "text") -> EnvironmentFamily:
-    """`size` × `size` fields. `mode`: text (say `up`, `down`, `left` or `right`) or choose.
+    """`size` × `size` fields. `mode`: text (say `up`, `down`, `left` or `right`), choose or words.
 
     Raises:
         ValueError: an argument that can't be.

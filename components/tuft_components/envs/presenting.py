@@ -10,9 +10,9 @@ from dataclasses import replace
 from typing import Any
 
 from tuft_components.envs.base import Environment, EnvironmentFamily, Task, Turn
-from tuft_components.envs.choose import ASK, Choosing
+from tuft_components.envs.choose import ASK, CHOOSING, Choosing
 
-MODES = ("text", "chat", "choose")
+MODES = ("text", "chat", *CHOOSING)
 
 
 def presented(
@@ -22,7 +22,7 @@ def presented(
 
     Args:
         mode: text (the observation, then `ask`, for models that go on with a text), chat (user
-            messages, for the model's chat template), or choose (a numbered list, see `choose`).
+            messages, for the model's chat template), or choose or words (a list, see `choose`).
         ask: ends each observation of the mode text.
         stop: ends an action in the mode text.
 
@@ -31,8 +31,8 @@ def presented(
     """
     if mode not in MODES:
         raise ValueError(f"mode is {mode!r}; there are: {', '.join(MODES)}")
-    if mode == "choose":
-        return Choosing(family)
+    if mode in CHOOSING:
+        return Choosing(family, mode)
     return _Presented(family, None if mode == "chat" else ask, stop)
 
 

@@ -43,7 +43,7 @@ def textarena(
         seat: which player the policy is, of two.
         moves: every move that there can be, where that is a list; the opponent takes a legal one
             at random, and they are the `actions`. Empty: those that we know for the game.
-        mode: text, chat or choose.
+        mode: text, chat, choose or words.
 
     Raises:
         ValueError: there is no such game, or it can't be played like this.

@@ -7,7 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from tuft_components.envs.base import EnvironmentFamily
-from tuft_components.envs.choose import maybe_choosing
+from tuft_components.envs.choose import CHOOSING, maybe_choosing
 
 if TYPE_CHECKING:
     from browsergym.core.env import BrowserEnv
@@ -30,7 +30,7 @@ def browser(
 
     Args:
         task: its name; `browsergym/` before one of BrowserGym's may be left out.
-        mode: refs (BrowserGym's actions, like `click("12")`) or choose.
+        mode: refs (BrowserGym's actions, like `click("12")`), choose or words.
         reward: of our own tasks: binary (1 where all was done as wanted, else 0) or share (of what
             was wanted).
         browsers: at the same time, at most; each has a process of Playwright's beside it.
@@ -64,5 +64,5 @@ def browser(
             raise ValueError(f"no task {task!r}; ours are: {', '.join(TASKS)}")
         make = partial(registered_env, name, pause_s, actions, dict(task_args or {}))
         make()  # tells at once what is wrong; the browser starts with an episode
-    setting = Setting(make, own, mode == "choose", own and reward == "share", page_timeout_s)
+    setting = Setting(make, own, mode in CHOOSING, own and reward == "share", page_timeout_s)
     return maybe_choosing(mode, ["refs"], lambda: Browsers(setting, browsers))

@@ -42,7 +42,7 @@ def gym(
         codec: `package.module:Class` of your own codec, called with the environment.
         show: the observation, or what `render` gives (with `make={"render_mode": "ansi"}`).
         intro: what the first observation begins with; empty: the id.
-        mode: text, chat or choose.
+        mode: text, chat, choose or words.
 
     Raises:
         ValueError, TypeError: there is no such environment, or no text for what it observes or

@@ -7,7 +7,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from tuft_components.envs.base import EnvironmentFamily
-from tuft_components.envs.choose import maybe_choosing
+from tuft_components.envs.choose import CHOOSING, maybe_choosing
 from tuft_components.envs.miniwob.family import MiniWob, Setting
 
 REWARDS = ("raw", "binary")
@@ -26,7 +26,7 @@ def miniwob(
 
     Args:
         task: the name of its page, without `.html`.
-        mode: refs (elements have numbers, actions are texts like `click[3]`) or choose.
+        mode: refs (elements have numbers, actions are texts like `click[3]`), choose or words.
         reward: raw (what the page gives, -1 to 1, whatever the time) or binary (1 where that is 1,
             else 0).
         pages: that may be open at the same time; all are of one browser.
@@ -49,7 +49,7 @@ def miniwob(
         )
     setting = Setting(
         page=folder / f"{task}.html",
-        choose=mode == "choose",
+        choose=mode in CHOOSING,
         binary=reward == "binary",
         timeout_s=page_timeout_s,
         pause_s=pause_ms / 1000,

@@ -64,7 +64,7 @@ def openenv(
             the policy, and the episode goes on, since most often the action is to blame; fail: the
             episode has failed.
         stop: ends an action; None: what the server says if it is one of ours, else a new line.
-        mode: text, chat or choose; None: as the server says it if it is one of ours, else text.
+        mode: text, chat, choose or words; None: as the server says it if it is one of ours, else text.
 
     Raises:
         ValueError: an argument does not fit the server. ConnectionError: it is not there.

@@ -25,7 +25,7 @@ from tuft_components.envs.voyager.tasks import TaskKind, all_tasks, task_from
 
 MODES = ("code", "macro")
 CURRICULUM = "curriculum"
-_ASK = {"code": "Code:", "macro": "Action:", "choose": ""}
+_ASK = {"code": "Code:", "macro": "Action:"}
 
 
 def voyager(
@@ -46,7 +46,7 @@ def voyager(
     """
     Args:
         task: its name, or `curriculum`.
-        mode: code (JavaScript), macro (`mine(oak_log)`) or choose (a number).
+        mode: code (JavaScript), macro (`mine(oak_log)`), choose (a number) or words.
         at_once: bots; each takes 150 MB.
         shaped: reward each step of the task; else only its goal.
         step_timeout_s: for the code of one action.

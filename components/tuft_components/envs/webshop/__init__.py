@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from tuft_components.envs.base import EnvironmentFamily
+from tuft_components.envs.choose import CHOOSING
 from tuft_components.envs.families import FamilyOf
 from tuft_components.envs.presenting import presented
 from tuft_components.envs.webshop.choosing import Guided, Shelf, chances
@@ -38,20 +39,20 @@ def webshop(
     """
     Args:
         server: the URL of an AgentGym server; empty: our own engine.
-        mode: text, chat (user messages), or choose (`tuft_components.envs.webshop.choosing`).
+        mode: text, chat (user messages), choose or words (`tuft_components.envs.webshop.choosing`).
         observation: text, text_rich, html or url; what a server shows is up to the server.
         introduction: before the first page; may be empty.
-        rest: of a server, what `AgentGymShop` takes; else what `shop` takes, and in the mode choose
-            what `Shelf` takes (`kind` is called `shelf`).
+        rest: of a server, what `AgentGymShop` takes; else what `shop` takes, and in the modes choose
+            and words what `Shelf` takes (`kind` is called `shelf`).
 
     Raises:
         TypeError, ValueError: an argument that can't be.
         BadConfiguration, BadData: data files that can't be read.
     """
     if server:
-        if mode == "choose":
+        if mode in CHOOSING:
             raise ValueError(
-                "mode is 'choose', which a server has no lists for; there are: text, chat"
+                f"mode is {mode!r}, which a server has no lists for; there are: text, chat"
             )
 
         def connect() -> AgentGymShop:
@@ -60,8 +61,8 @@ def webshop(
         return presented(FamilyOf(connect(), connect), mode)
     if observation not in OBSERVATIONS:
         raise ValueError(f"observation is {observation!r}; there are: {', '.join(OBSERVATIONS)}")
-    shelf = _shelf(rest) if mode == "choose" else None
-    if mode == "choose":
+    shelf = _shelf(rest) if mode in CHOOSING else None
+    if mode in CHOOSING:
         rest = {"asked": 1, "options": 1, **rest} if "items" not in rest else rest
     own = shop(**rest)
     goals = Goals(own)

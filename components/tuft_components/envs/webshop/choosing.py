@@ -122,6 +122,9 @@ class _Place:
         self.offered = shelf.offered(shop, number)
         self._product: Product | None = None
         self._options: tuple[tuple[str, str], ...] = ()
+        # In no fixed order: else always saying its number wins without looking.
+        self._till = [BUY, BACK]
+        Random(f"till/{number}").shuffle(self._till)
 
     def asks(self) -> str:
         if self._product is None:
@@ -133,7 +136,7 @@ class _Place:
         if self._product is None:
             return _distinct([shown(product) for product in self.offered])
         name = self._open_option()
-        return self.values(self._product, name) if name else [BUY, BACK]
+        return self.values(self._product, name) if name else list(self._till)
 
     def take(self, choice: int) -> bool:
         """Whether it was to buy."""
@@ -142,7 +145,7 @@ class _Place:
             self._product = self.offered[choice]
         elif name:
             self._options += ((name, self.values(self._product, name)[choice]),)
-        elif choice == 0:
+        elif self._till[choice] == BUY:
             return True
         else:
             self._product, self._options = None, ()
