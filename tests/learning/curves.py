@@ -74,7 +74,7 @@ CURVES: Mapping[str, Curve] = {
             "max_turns": 5,
             "learning_rate": 1e-4,
         },
-        warm_start=64,
+        warm_start=192,
         note="The generated catalogue, played by naming; goals of other products evaluate.",
     ),
     "miniwob": Curve(
@@ -92,7 +92,7 @@ CURVES: Mapping[str, Curve] = {
             "max_turns": 4,
             "learning_rate": 2e-4,
         },
-        warm_start=64,
+        warm_start=192,
         note="In a real Chromium, by naming.",
     ),
     "voyager": Curve(
@@ -110,7 +110,7 @@ CURVES: Mapping[str, Curve] = {
             "max_turns": 6,
             "learning_rate": 2e-4,
         },
-        warm_start=64,
+        warm_start=192,
         note="Macro actions by naming, on our own Minecraft server.",
     ),
 }

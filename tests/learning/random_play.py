@@ -35,14 +35,12 @@ def chance_of(curve: Curve) -> float:
     return sum(episode.reward for episode in episodes) / len(episodes)
 
 
-def write_examples(curve: Curve, seed: int, episodes: int, file: Path) -> None:
-    """Every answer of that many episodes on training tasks, as rows for `sft`."""
-    played = asyncio.run(_played(curve, "train", seed, episodes))
-    rows = [
-        {"prompt": seen, "completion": answer}
-        for episode in played
-        for seen, answer in episode.turns
-    ]
+def write_examples(curve: Curve, seed: int, file: Path) -> None:
+    """One answer of each of `curve.warm_start` episodes on training tasks, as rows for `sft`."""
+    played = asyncio.run(_played(curve, "train", seed, curve.warm_start))
+    chooser = random.Random(seed)
+    turns = [chooser.choice(episode.turns) for episode in played]
+    rows = [{"prompt": seen, "completion": answer} for seen, answer in turns]
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
 

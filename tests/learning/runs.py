@@ -90,10 +90,11 @@ def execute(folder: Path, run: Run, service: LocalService, eval_episodes: int) -
 
 
 def _warm_start(run: Run, examples: Path) -> dict[str, Any]:
-    write_examples(run.curve, run.seed, run.curve.warm_start, examples)
+    write_examples(run.curve, run.seed, examples)
     return {
         "dataset_uri": str(examples.absolute()),
-        "sft_learning_rate": 2e-4,
+        "sft_learning_rate": 1e-3,
+        "sft_batch_size": 8,
         # An action ends with its line.
         "sft_append_eos": False,
     }
