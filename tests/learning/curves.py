@@ -71,10 +71,10 @@ CURVES: Mapping[str, Curve] = {
             "groups": 16,
             "group_size": 8,
             "max_tokens": 8,
-            "max_turns": 5,
-            "learning_rate": 1e-4,
+            "max_turns": 4,
+            "learning_rate": 5e-4,
         },
-        warm_start=192,
+        warm_start=384,
         note="The generated catalogue, played by naming; goals of other products evaluate.",
     ),
     "miniwob": Curve(
