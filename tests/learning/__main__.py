@@ -31,7 +31,7 @@ def main() -> None:
     if missing:
         with lasting_service(options.folder, options.dtype) as service:
             for run in missing:
-                say(f"{run.title}: {run.curve.segments} × {run.curve.iterations} iterations")
+                say(f"{run.title}: {run.segments} × {run.curve.iterations} iterations")
                 execute(options.folder, run, service, options.eval_episodes)
     for name in options.curves:
         _tell(options.folder, name)

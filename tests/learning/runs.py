@@ -21,13 +21,20 @@ ARMS = ("learning", "control")
 
 @dataclass(frozen=True)
 class Run:
-    """`arm` "control" is the same with learning rate 0; `dtype` is the base model's."""
+    """`arm` "control" is the same with learning rate 0; `dtype` is the base model's.
+
+    Of a control one segment says it all: its policy can't change.
+    """
 
     name: str
     curve: Curve
     seed: int
     arm: str
     dtype: str
+
+    @property
+    def segments(self) -> int:
+        return 1 if self.arm == "control" else self.curve.segments
 
     @property
     def title(self) -> str:
@@ -78,7 +85,7 @@ def execute(folder: Path, run: Run, service: LocalService, eval_episodes: int) -
         params |= _warm_start(run, folder / "examples" / f"{run.title}.jsonl")
     command = [sys.executable, "-m", "tuft_pipelines.cli", "run", pipeline]
     command += ["--output", str(folder / "output" / run.title)]
-    command += ["--build", f"segments={curve.segments}"]
+    command += ["--build", f"segments={run.segments}"]
     for name, value in params.items():
         command += ["--param", f"{name}={value}"]
     subprocess.run(command, env={**os.environ, **service.env}, check=True)
