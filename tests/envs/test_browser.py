@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from tests.envs.browsers import children, choose, needs, played, playing, runs
+from tests.envs.walks import walk, walk_elsewhere
 from tuft_components.envs import make_environment
 from tuft_components.envs.base import Task, Turn
 from tuft_components.envs.browser.tasks import TASKS, wanted
@@ -105,6 +106,15 @@ async def wins_and_loses(name: str, tasks: int) -> None:
 @pytest.mark.parametrize("name", TASKS)
 async def test_who_does_what_is_wanted_wins_and_who_errs_does_not(name: str) -> None:
     await wins_and_loses(name, tasks=2)
+
+
+@pytest.mark.slow
+@installed
+def test_the_same_in_another_process() -> None:
+    for mode, actions in (("refs", ['click("zz")', "nothing"]), ("words", ["nothing"])):
+        args, task = {"mode": mode}, Task("train", 0, 3)
+        here = walk("browser:table", args, task, actions)
+        assert here == walk_elsewhere("browser:table", args, task, actions)
 
 
 @pytest.mark.slow

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, Protocol
 
 import pytest
 
+from tests.envs.walks import walk, walk_elsewhere
 from tuft_components.envs import make_environment
 from tuft_components.envs.arithmetic import Arithmetic, guessing, pairs_of
 from tuft_components.envs.base import SPLITS, Task, Turn
@@ -254,3 +255,25 @@ def test_what_is_missing_is_found_without_importing(module: str) -> None:
         "x:y", "…", modules=("json", module), programs=("sh|bash", "no-such|nor-this")
     )
     assert entry.missing() == [f"the Python module {module}", "the program no-such or nor-this"]
+
+
+@pytest.mark.parametrize(
+    ("name", "args", "actions"),
+    [
+        ("second_word", {}, [" dog"]),
+        ("number_guess", {}, [" 5", " nine", " 2", " 7"]),
+        ("arithmetic", {}, [" 7"]),
+        ("grid", {}, ["up", "left", "right", "fly", "down", "down"]),
+        ("grid", {"mode": "choose"}, ["1", "2"]),
+        ("grid", {"mode": "words"}, ["up", "down"]),
+        ("hard_tail", {}, [" red"]),
+        ("code", {}, []),
+    ],
+)
+def test_the_same_in_another_process_and_another_for_another_task(
+    name: str, args: dict[str, Any], actions: list[str]
+) -> None:
+    for index in (0, 11):
+        task = Task("train", 3, index)
+        assert walk(name, args, task, actions) == walk_elsewhere(name, args, task, actions)
+    assert len({str(walk(name, args, Task("train", 3, index), actions)) for index in range(20)}) > 1
