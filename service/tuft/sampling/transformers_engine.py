@@ -53,8 +53,8 @@ class TransformersEngine:
             detokenizer: None where the model has no tokenizer: stop strings are refused then.
             max_sequences: sequences decoded together.
             max_cells: positions of all of them together that the cache may hold. One sequence
-                is always let in. What is free of them, and an eighth more, is for prompts
-                read a moment ago.
+                is always let in. Half of what is free of them, and an eighth more, is for
+                prompts read a moment ago.
             prefill_tokens: prompt tokens read between two decode steps, padding included.
 
         Raises:
@@ -68,7 +68,7 @@ class TransformersEngine:
         self._prefill_tokens = prefill_tokens or _prefill_tokens(self._runner.device)
         self._policies: dict[str, Adapter] = {}
         self._cache = Cache(self._runner.layers)
-        self._recent = RecentPrompts(max_cells + max_cells // 8)
+        self._recent = RecentPrompts(max_cells // 2 + max_cells // 8)
         self._unread: deque[Request] = deque()
         self._read: deque[Request] = deque()
         self._running: list[Sample] = []
@@ -344,9 +344,12 @@ class TransformersEngine:
         self._occupy(-self._cells_of(sample.request))
 
     def _occupy(self, cells: int) -> None:
-        """By running sequences; what they leave free is for prompts read a moment ago."""
+        """By running sequences. Half of what they leave free is for prompts read a moment ago: the
+        other half is air, for a cache that is copied while it grows.
+        """
         self._cells += cells
-        self._recent.allow(max(0, self._max_cells - self._cells) + self._max_cells // 8)
+        free = max(0, self._max_cells - self._cells)
+        self._recent.allow(free // 2 + self._max_cells // 8)
 
 
 def _batch_order(sample: Sample) -> tuple[str, int, int]:
