@@ -110,7 +110,7 @@ ENVIRONMENTS: dict[str, Registered] = {
     ),
     "code": Registered(
         "tuft_components.envs.code:Code",
-        "write a small Python function; unit tests in a sandbox are the reward",
+        "write a small Python function; unit tests in a sandbox (bubblewrap, or a runner) are the reward",
         install="apt-get install bubblewrap",
     ),
     "browser": Registered(
