@@ -28,6 +28,7 @@ ARMS: dict[str, dict[str, Any]] = {
     "hint": {"replay_ratio": 0.25, "replay_form": "hint"},
 }
 ITERATIONS, EVERY, RARE, EPISODES = 40, 10, 0.06, 96
+DTYPE = "bfloat16"
 TRAINING = {"groups": 8, "group_size": 8, "max_tokens": 2, "learning_rate": 1e-3}
 
 
@@ -140,7 +141,7 @@ def main() -> None:
     options = _options()
     runs = [Run(options.folder, arm, seed) for seed in options.seeds for arm in options.arms]
     if missing := [run for run in runs if run.result() is None]:
-        with lasting_service(options.folder) as service:
+        with lasting_service(options.folder, DTYPE) as service:
             os.environ.update(service.env)
             for run in missing:
                 run.execute()
@@ -151,6 +152,7 @@ def _tell(results: list[Result]) -> None:
     DOCS.mkdir(parents=True, exist_ok=True)
     data = {
         "training": {**TRAINING, "iterations": ITERATIONS, "rare": RARE, "words": list(TAIL)[:6]},
+        "dtype": DTYPE,
         "arms": ARMS,
         "results": [asdict(result) for result in results],
     }
