@@ -27,9 +27,9 @@ ARMS: dict[str, dict[str, Any]] = {
     "fresh": {"replay_ratio": 0.25},
     "hint": {"replay_ratio": 0.25, "replay_form": "hint"},
 }
-ITERATIONS, EVERY, RARE, EPISODES = 40, 10, 0.06, 96
+ITERATIONS, EVERY, RARE, EPISODES = 100, 20, 0.06, 96
 DTYPE = "bfloat16"
-TRAINING = {"groups": 8, "group_size": 8, "max_tokens": 2, "learning_rate": 1e-3}
+TRAINING = {"groups": 8, "group_size": 8, "max_tokens": 2, "learning_rate": 3e-4}
 
 
 @dataclass(frozen=True)
