@@ -42,8 +42,8 @@ def talk(engine: TransformersEngine, conversations: int, turns: int, *, again: b
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--conversations", type=int, default=64)
+    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--conversations", type=int, default=32)
     parser.add_argument("--turns", type=int, default=6)
     options = parser.parse_args()
     engine = make_engine("float32")

@@ -72,7 +72,7 @@ def _sampler(on: Stage) -> Callable[[], None]:
     def sample() -> None:
         rows = random_rows([32] * _SEQUENCES, on.model.vocab)
         prompts = [types.ModelInput.from_ints(list(row)) for row in rows]
-        sent = [client.sample(prompt, 1, params) for prompt in prompts]
+        sent = [client.sample(prompt, num_samples=1, sampling_params=params) for prompt in prompts]
         for future in sent:
             future.result(TIMEOUT_S)
 
