@@ -22,8 +22,8 @@ Owner = tuple[str, str | None]
 
 _Key = tuple[Owner, tuple[int, ...]]
 
-# Those that begin alike are compared one by one.
-_MAX_PROMPTS = 1024
+# Those that begin alike are compared one by one, and each holds logits that are counted nowhere.
+_MAX_PROMPTS = 512
 # Shorter beginnings are read again: copying them would cost about as much.
 _MIN_COMMON = 8
 
