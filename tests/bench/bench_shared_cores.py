@@ -1,8 +1,8 @@
 """What trainer and sampler get done together on the same cores, beside what each does alone.
 
 The share of a side is its work in some seconds beside the other, over its work in as many seconds
-alone; the sum of both shares is 1 where nothing is lost. With libgomp's own setting the threads of
-one process spin, while the other's, which they wait for, have no core: `tuft` sets GOMP_SPINCOUNT.
+alone; the sum of both shares is 1 where nothing is lost. With libgomp's own setting a thread spins
+for others of its process that have no core, and keeps the core from them: `tuft` sets GOMP_SPINCOUNT.
 Each side has as many threads as there are cores. The whole service, with the real SDK.
 """
 

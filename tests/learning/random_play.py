@@ -1,7 +1,7 @@
 """A player that acts at random, where what can be done is a list: what it wins, and what it says.
 
-It never names what cannot be done. Imitating it is the warm start of a model that can't yet answer with a number at
-all: it learns the form of an action, and nothing about which one is good.
+It never names what cannot be done. Imitating it is the warm start of a model that names nothing of the list yet: it
+learns the form of an answer, and nothing about which one is good.
 """
 
 from __future__ import annotations

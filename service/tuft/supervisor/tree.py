@@ -48,8 +48,8 @@ _ALLOCATOR = {
     "MALLOC_TOP_PAD_": str(1 << 24),
 }
 # Threads of libgomp wait for each other by spinning, for milliseconds. Where trainer and sampler
-# share cores, each then spins while the other one's threads, which it waits for, have none: both
-# together did 40 % of the work that one does alone. 1,000 turns are a few microseconds.
+# share cores, each then spins while its own threads, which it waits for, have none: both together
+# did 6 % of what one does alone (tests/bench/bench_shared_cores.py). 1,000 turns are microseconds.
 _THREADS = {"GOMP_SPINCOUNT": "1000"}
 
 
