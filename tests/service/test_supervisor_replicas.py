@@ -5,6 +5,8 @@ from __future__ import annotations
 import socket
 from pathlib import Path
 
+import pytest
+
 from tuft.config import ServiceConfig
 from tuft.supervisor import Supervisor
 from tuft.supervisor.child import ChildGroup
@@ -45,3 +47,24 @@ def test_replicas_have_names_and_gpus_of_their_own(tmp_path: Path) -> None:
         f"sampler:b@{host}",
         f"sampler:b@{host}#1",
     ]
+
+
+@pytest.mark.parametrize("own", [None, "77"])
+def test_workers_spin_little_unless_the_user_says_otherwise(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, own: str | None
+) -> None:
+    """Else trainer and sampler on the same cores keep them from each other."""
+    monkeypatch.delenv("GOMP_SPINCOUNT", raising=False)
+    if own is not None:
+        monkeypatch.setenv("GOMP_SPINCOUNT", own)
+    config = ServiceConfig.model_validate(
+        {"supported_models": [{"model_name": "a", "model_path": "org/name"}]}
+    )
+    supervisor = Supervisor(
+        config, checkpoint_dir=tmp_path, host="127.0.0.1", port=8181, log_dir=tmp_path
+    )
+    [model] = config.supported_models
+    trainer = supervisor._trainer(tmp_path / "config.json", model, "1")
+    sampler = supervisor._sampler(tmp_path / "config.json", model, 0, "1")
+    for group in (trainer, sampler):
+        assert group.envs()[0]["GOMP_SPINCOUNT"] == (own or "1000")
