@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import ceil
 
 import numpy as np
 import numpy.typing as npt
@@ -22,7 +23,7 @@ Owner = tuple[str, str | None]
 
 _Key = tuple[Owner, tuple[int, ...]]
 
-# Those that begin alike are compared one by one, and each holds logits that are counted nowhere.
+# Those that begin alike are compared one by one.
 _MAX_PROMPTS = 512
 # Shorter beginnings are read again: copying them would cost about as much.
 _MIN_COMMON = 8
@@ -39,10 +40,14 @@ class ReadPrompt:
 
 
 class RecentPrompts:
-    """The most recently used prompts, up to `max_cells` positions in all."""
+    """The most recently used prompts, up to `max_cells` positions in all.
 
-    def __init__(self, max_cells: int) -> None:
+    The logits after a prompt count as the positions that would fit in their place, `cell_bytes` each.
+    """
+
+    def __init__(self, max_cells: int, cell_bytes: int) -> None:
         self._max_cells = max_cells
+        self._cell_bytes = cell_bytes
         self._cells = 0
         self._prompts: OrderedDict[_Key, ReadPrompt] = OrderedDict()
         self._alike: dict[_Key, dict[_Key, None]] = {}
@@ -52,9 +57,10 @@ class RecentPrompts:
         """Remember a prompt that was read to its end."""
         key = (owner, tuple(prompt))
         self._forget(key)
-        self._prompts[key] = ReadPrompt(owner, np.asarray(prompt, np.int64), prefix, logits)
+        read = ReadPrompt(owner, np.asarray(prompt, np.int64), prefix, logits)
+        self._prompts[key] = read
         self._alike.setdefault(_start_of(owner, prompt), {})[key] = None
-        self._cells += len(prompt)
+        self._cells += self._size(read)
         self.allow(self._max_cells)
 
     def allow(self, max_cells: int) -> None:
@@ -103,13 +109,17 @@ class RecentPrompts:
             self._forget(key)
 
     def _forget(self, key: _Key) -> None:
-        if self._prompts.pop(key, None) is None:
+        read = self._prompts.pop(key, None)
+        if read is None:
             return
-        self._cells -= len(key[1])
+        self._cells -= self._size(read)
         start = _start_of(*key)
         del self._alike[start][key]
         if not self._alike[start]:
             del self._alike[start]
+
+    def _size(self, read: ReadPrompt) -> int:
+        return len(read.tokens) + ceil(read.logits.nbytes / self._cell_bytes)
 
 
 def _start_of(owner: Owner, prompt: Sequence[int]) -> _Key:

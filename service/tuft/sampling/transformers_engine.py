@@ -22,6 +22,7 @@ from tuft.modeling.lora import Adapter
 from tuft.sampling.cache import Cache, Prefix, capacity_for
 from tuft.sampling.distributions import draw, top_of
 from tuft.sampling.engine import Finished
+from tuft.sampling.memory import bytes_per_cell
 from tuft.sampling.prompt_scores import PromptScores, positions_at_a_time
 from tuft.sampling.recent_prompts import RecentPrompts
 from tuft.sampling.requests import Request, Sample
@@ -68,7 +69,7 @@ class TransformersEngine:
         self._prefill_tokens = prefill_tokens or _prefill_tokens(self._runner.device)
         self._policies: dict[str, Adapter] = {}
         self._cache = Cache(self._runner.layers)
-        self._recent = RecentPrompts(max_cells // 2 + max_cells // 8)
+        self._recent = RecentPrompts(max_cells // 2 + max_cells // 8, bytes_per_cell(model))
         self._unread: deque[Request] = deque()
         self._read: deque[Request] = deque()
         self._running: list[Sample] = []

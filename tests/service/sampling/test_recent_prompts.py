@@ -93,7 +93,7 @@ def test_policy_that_comes_back_is_read_anew(engine: TransformersEngine, plain: 
 
 
 def test_least_recently_used_are_forgotten() -> None:
-    recent = RecentPrompts(max_cells=100)
+    recent = RecentPrompts(max_cells=103, cell_bytes=12)
     owner = ("local", None)
     prompts = {name: [name] * 40 for name in (1, 2, 3)}
 
@@ -115,21 +115,31 @@ def test_least_recently_used_are_forgotten() -> None:
     found = recent.beginning(owner, prompts[1])
     assert found is not None
     assert found[1] == 39
-    recent.add(owner, [4] * 101, Prefix(101, 1), torch.zeros(3))
-    assert recent.whole(owner, [4] * 101) is None
+    recent.add(owner, [4] * 103, Prefix(103, 1), torch.zeros(3))
+    assert recent.whole(owner, [4] * 103) is None
+
+
+def test_logits_take_room_too() -> None:
+    recent = RecentPrompts(max_cells=100, cell_bytes=8)
+    owner = ("local", None)
+    # 10 tokens and 80 bytes of logits: 20 positions.
+    for name in range(6):
+        recent.add(owner, [name] * 10, Prefix(10, 1), torch.zeros(20))
+    held = [recent.whole(owner, [name] * 10) is not None for name in range(6)]
+    assert held == [False, True, True, True, True, True]
 
 
 def test_what_may_be_held_shrinks_and_grows() -> None:
-    recent = RecentPrompts(max_cells=100)
+    recent = RecentPrompts(max_cells=100, cell_bytes=12)
     owner = ("local", None)
     for name in (1, 2):
         recent.add(owner, [name] * 40, Prefix(40, 1), torch.zeros(3))
-    recent.allow(40)
+    recent.allow(41)
     assert recent.beginning(owner, [1] * 60) is None
     assert recent.beginning(owner, [2] * 60) is not None
     recent.allow(0)
     assert recent.beginning(owner, [2] * 60) is None
-    recent.allow(80)
+    recent.allow(81)
     recent.add(owner, [2] * 80, Prefix(80, 1), torch.zeros(3))
     assert recent.whole(owner, [2] * 80) is not None
 
