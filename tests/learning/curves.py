@@ -20,6 +20,7 @@ class Curve:
         reach: the held-out mean reward that learning should end at, or above.
         warm_start: episodes of a player that acts at random, which the model imitates first (and
             so learns to name an action, but not which); 0: no warm start.
+        answers: what that player says where the environment gives no list.
         note: what a reader should know.
     """
 
@@ -32,6 +33,7 @@ class Curve:
     env_args: Mapping[str, Any] = field(default_factory=dict)
     params: Mapping[str, Any] = field(default_factory=dict)
     warm_start: int = 0
+    answers: tuple[str, ...] = ()
     note: str = ""
 
 
@@ -55,7 +57,16 @@ CURVES: Mapping[str, Curve] = {
         chance=_GUESSING["random"],
         best=_GUESSING["best"],
         reach=0.5,
-        params={"groups": 16, "group_size": 8, "max_tokens": 4, "learning_rate": 2e-4},
+        params={
+            "groups": 16,
+            "group_size": 8,
+            "max_tokens": 4,
+            "max_turns": 3,
+            "learning_rate": 1e-4,
+            "advantage": "grpo",
+        },
+        warm_start=192,
+        answers=tuple("12345678"),
         note="Playing anything that the answers leave open wins "
         f"{_GUESSING['consistent']:.2f}; the best play is to halve what is left.",
     ),

@@ -1,4 +1,4 @@
-"""A player that acts at random, where what can be done is a list: what it wins, and what it says.
+"""A player that acts at random: what it wins, and what it says.
 
 It never names what cannot be done. Imitating it is the warm start of a model that names nothing of the list yet: it
 learns the form of an answer, and nothing about which one is good.
@@ -51,9 +51,7 @@ async def _played(curve: Curve, split: str, seed: int, episodes: int) -> list[Ep
     environment = await family.open()
     try:
         return [
-            await _episode(
-                environment, Task(split, seed, index), curve.params["max_turns"], chooser
-            )
+            await _episode(environment, Task(split, seed, index), curve, chooser)
             for index in range(episodes)
         ]
     finally:
@@ -73,14 +71,14 @@ def _said(chooser: random.Random, actions: Sequence[str]) -> str:
 
 
 async def _episode(
-    environment: Environment, task: Task, max_turns: int, chooser: random.Random
+    environment: Environment, task: Task, curve: Curve, chooser: random.Random
 ) -> Episode:
     turn = await environment.reset(task)
     seen, turns, reward = "", [], 0.0
-    for _ in range(max_turns):
+    for _ in range(curve.params["max_turns"]):
         assert isinstance(turn.observation, str), "what chooses reads text"
         seen += turn.observation
-        answer = f" {_said(chooser, turn.actions)}\n"
+        answer = f" {_said(chooser, turn.actions or curve.answers)}\n"
         turns.append((seen, answer))
         seen += answer
         turn = await environment.step(answer)
