@@ -62,7 +62,7 @@ CURVES: Mapping[str, Curve] = {
             "group_size": 8,
             "max_tokens": 4,
             "max_turns": 3,
-            "learning_rate": 1e-4,
+            "learning_rate": 5e-4,
             "advantage": "grpo",
         },
         warm_start=192,
